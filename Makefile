@@ -1,0 +1,36 @@
+# Two commands: `make demo` and `make test`. Both set up everything they need.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test soak setup check lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    set up, build and validate the snapshot, run a session, write the HTML pages"
+	@echo "make test    set up, check the code, run every test and every notebook"
+	@echo "make soak    what takes too long for every day: each broken image against the whole contract, Node 22 and more"
+	@echo "make check   lint, format, types, diagrams and notebooks only"
+	@echo "make lock    resolve requirements/*.txt anew"
+
+demo: setup
+	@$(BIN)/harvest-nb demo $(if $(LIVE),--live)
+
+test: setup
+	@scripts/test
+
+soak: setup
+	@scripts/test -m soak -rP
+
+check: setup
+	@scripts/check
+
+setup:
+	@scripts/setup
+
+lock: setup
+	@scripts/lock
+
+clean:
+	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache
