@@ -1,0 +1,154 @@
+"""Programs of the machine (apt-get, mmdebstrap, npm): run to their end, line by line, and cancelled cleanly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Cancelled", "Finished", "Stop", "clean_env", "run_lines"]
+
+_GRACE_SECONDS = 15.0
+_TAIL_LINES = 20
+_PASSED_ON = {
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_RUNTIME_DIR",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+}  # fmt: skip
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: what was asked for
+    """The work was asked to stop, and has."""
+
+
+class Stop:
+    """Asks work in another thread to stop: a flag, and callbacks that wake what blocks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def asked(self) -> bool:
+        """Whether the work is to stop."""
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise `Cancelled` when the work is to stop."""
+        if self.asked:
+            raise Cancelled
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for `seconds`, or until the work is to stop (then raise `Cancelled`)."""
+        self._event.wait(seconds)
+        self.check()
+
+    def on_ask(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the work is to stop; at once if it already is."""
+        with self._lock:
+            if not self._event.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def ask(self) -> None:
+        """Ask the work to stop."""
+        with self._lock:
+            if self._event.is_set():
+                return
+            self._event.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that has ended: its exit code and the last lines it wrote to either output."""
+
+    exit_code: int
+    tail: tuple[str, ...]
+
+
+def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for the machine's own programs: no token, only what finds programs and networks."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PASSED_ON or name.lower().startswith("npm_config_")
+    }
+    kept["PATH"] = kept.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+    return kept | dict(extra or {})
+
+
+def run_lines(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    stop: Stop | None = None,
+) -> Finished:
+    """Run a program to its end, its outputs merged and handed on line by line.
+
+    Args:
+        argv: the program and its arguments.
+        env: added to `clean_env()`.
+        cwd: where it runs.
+        on_line: called with every line, without its end.
+        stop: when asked, the program's process group gets SIGTERM, after 15 seconds SIGKILL.
+
+    Raises:
+        Cancelled: `stop` was asked; the program has ended.
+        OSError: it cannot be started.
+    """
+    if stop is not None:
+        stop.check()
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    with subprocess.Popen(
+        argv,
+        env=clean_env(env),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        killer = threading.Timer(_GRACE_SECONDS, _signal, (process, signal.SIGKILL))
+
+        def end() -> None:
+            _signal(process, signal.SIGTERM)
+            killer.start()
+
+        if stop is not None:
+            stop.on_ask(end)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                tail.append(line.rstrip("\n"))
+                if on_line is not None and not (stop is not None and stop.asked):
+                    on_line(tail[-1])
+            exit_code = process.wait()
+        finally:
+            killer.cancel()
+            _signal(process, signal.SIGKILL)  # only still there when on_line raised
+    if stop is not None:
+        stop.check()
+    return Finished(exit_code, tuple(tail))
+
+
+def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    # Not reaped yet, so its number cannot belong to another process.
+    if process.returncode is None:
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harvest_nb.redact import Redactor, all_secrets, find_secret_shapes
+
+secrets = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=12, max_size=60)
+around = st.text(max_size=20)
+
+
+@given(secrets, around, around)
+def test_no_form_of_a_secret_survives(secret: str, before: str, after: str) -> None:
+    redactor = Redactor({"TOKEN": secret})
+    for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
+        said = redactor.text(f"{before}{form}{after}")
+        assert "[redacted:TOKEN]" in said
+        assert secret not in said.replace("[redacted:TOKEN]", "")
+
+
+@given(secrets, st.binary(max_size=20), st.binary(max_size=20))
+def test_base64_hides_nothing(secret: str, before: bytes, after: bytes) -> None:
+    said = base64.b64encode(before + secret.encode() + after).decode()
+    assert "[redacted:TOKEN]" in Redactor({"TOKEN": secret}).text(said)
+
+
+def test_short_and_empty_values_are_left_alone() -> None:
+    assert Redactor({"A": "", "B": "on"}).text("on and on") == "on and on"
+
+
+def test_names_are_told_and_values_are_not() -> None:
+    redactor = Redactor({"GITHUB_TOKEN": "value-of-the-token"})
+    assert redactor.found("x value-of-the-token y") == ["GITHUB_TOKEN"]
+    assert "value-of-the-token" not in repr(redactor)
+
+
+def test_two_values_of_one_name_are_both_known() -> None:
+    known = all_secrets(
+        {"KEY": "value-of-one"}, {"KEY": "value-of-two", "B": "value-of-b"}, {"KEY": "value-of-one"}
+    )
+    assert sorted(known.values()) == ["value-of-b", "value-of-one", "value-of-two"]
+    assert "value" not in Redactor(known).text("value-of-one value-of-two value-of-b")
+
+
+@pytest.mark.parametrize("prefix", ["gh" + "p_", "lin_" + "api_", "dt" + "n_"])
+def test_shapes_of_credentials_are_known(prefix: str) -> None:
+    assert find_secret_shapes(f"x {prefix}{'a1' * 20} y")
+    assert not find_secret_shapes(f"{prefix}...")
