@@ -1,0 +1,55 @@
+"""Which Daytona, and with which key."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from harvest_nb.errors import TokenError
+
+__all__ = ["DEFAULT_URL", "Account", "given_account"]
+
+DEFAULT_URL = "https://app.daytona.io/api"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A key for Daytona. `target` is the region; without one the organisation's own is used."""
+
+    api_key: SecretStr
+    api_url: str = DEFAULT_URL
+    target: str | None = None
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The key by its variable's name, for a redactor."""
+        return {"DAYTONA_API_KEY": self.api_key.get_secret_value()}
+
+
+def given_account(folder: Path | None = None) -> Account:
+    """The account that `DAYTONA_API_KEY`, `DAYTONA_API_URL` and `DAYTONA_TARGET` give.
+
+    Asking for the provider is what makes the environment's key count. Key and target may stand in `.env.local` and
+    `.env` too; the address may not, since it decides where the key is sent.
+
+    Raises:
+        TokenError: there is no key.
+    """
+    base = folder or Path.cwd()
+    values = {**dotenv_values(base / ".env"), **dotenv_values(base / ".env.local"), **os.environ}
+    key = (values.get("DAYTONA_API_KEY") or "").strip()
+    if not key:
+        raise TokenError(
+            "The provider daytona needs DAYTONA_API_KEY",
+            hint="make a key in the Daytona dashboard and set it in the environment or .env.local;"
+            " without an account, `harvest-nb daytona-local` runs a stand-in and prints its key",
+        )
+    return Account(
+        SecretStr(key),
+        (os.environ.get("DAYTONA_API_URL") or "").strip() or DEFAULT_URL,
+        (values.get("DAYTONA_TARGET") or "").strip() or None,
+    )

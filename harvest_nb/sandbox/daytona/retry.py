@@ -1,0 +1,164 @@
+"""Which of Daytona's errors are worth another try, how long to wait, and what to tell a person."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import TypeVar
+
+from daytona import (
+    DaytonaAuthenticationError,
+    DaytonaBadGatewayError,
+    DaytonaConnectionError,
+    DaytonaError,
+    DaytonaForbiddenError,
+    DaytonaInternalServerError,
+    DaytonaNotFoundError,
+    DaytonaRateLimitError,
+    DaytonaServiceUnavailableError,
+    DaytonaTimeoutError,
+)
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from harvest_nb.errors import HarvestError, SandboxError, TokenError
+
+__all__ = ["Kind", "explained", "kind_of", "persist", "retry_after"]
+
+T = TypeVar("T")
+TRIES = 5
+"""Attempts in all while an error is transient."""
+_LONGEST = 30.0  # seconds between two attempts
+_QUOTA = ("limit exceeded", "quota", "maximum allowed", "limit reached", "not enough")
+
+
+class Kind(Enum):
+    """What an error means for the next attempt."""
+
+    WAIT = "wait"
+    """A rate or a quota: the same call succeeds later."""
+    TRANSIENT = "transient"
+    """The network or a gateway: worth a few attempts."""
+    FATAL = "fatal"
+    """The same call fails again."""
+
+
+def kind_of(error: BaseException) -> Kind:
+    """What an error means for the next attempt."""
+    if isinstance(error, DaytonaRateLimitError) or _is_quota(error):
+        return Kind.WAIT
+    if isinstance(
+        error,
+        (
+            DaytonaConnectionError,
+            DaytonaBadGatewayError,
+            DaytonaServiceUnavailableError,
+            DaytonaInternalServerError,
+            DaytonaTimeoutError,
+        ),
+    ):
+        return Kind.TRANSIENT
+    return Kind.FATAL
+
+
+def _is_quota(error: BaseException) -> bool:
+    text = str(error).lower()
+    refused = isinstance(error, DaytonaError) and error.status_code in (400, 402, 403, 409, 429)
+    return refused and any(words in text for words in _QUOTA)
+
+
+def retry_after(error: BaseException) -> float | None:
+    """The seconds that the answer asks to wait, or None."""
+    headers = getattr(error, "headers", None) or {}
+    said = next((str(value) for name, value in headers.items() if str(name).lower() == "retry-after"), "")
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+async def persist(
+    action: Callable[[], Awaitable[T]],
+    *,
+    patience: float = 60.0,
+    before_retry: Callable[[], Awaitable[T | None]] | None = None,
+) -> T:
+    """Do `action`, again where that is worth it.
+
+    Args:
+        action: one attempt.
+        patience: seconds in all to wait for a rate or a quota.
+        before_retry: looks whether an attempt whose answer was lost has succeeded after all; what it finds is the
+            result.
+
+    Raises:
+        DaytonaError: the last attempt's.
+    """
+    began, transient = time.monotonic(), 0
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = retry_after(error) if error else None
+        base = min(_LONGEST, 0.25 * 2.0 ** min(state.attempt_number - 1, 10))
+        # Jitter, so that twenty sandboxes that were refused together do not come back together.
+        return asked + random.uniform(0, 1) if asked is not None else base * random.uniform(0.5, 1.5)  # noqa: S311
+
+    def stop(state: RetryCallState) -> bool:
+        nonlocal transient
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and kind_of(error) is Kind.WAIT:
+            return time.monotonic() + state.upcoming_sleep - began > patience
+        transient += 1
+        return transient >= TRIES
+
+    attempts = AsyncRetrying(
+        retry=retry_if_exception(lambda error: kind_of(error) is not Kind.FATAL),
+        wait=wait,
+        stop=stop,
+        sleep=asyncio.sleep,
+        reraise=True,
+    )
+    first = True
+    async for attempt in attempts:
+        with attempt:
+            if not first and before_retry is not None and (found := await before_retry()) is not None:
+                return found
+            first = False
+            return await action()
+    raise AssertionError("tenacity ends with a result or an error")
+
+
+def explained(error: DaytonaError, what: str) -> HarvestError:
+    """The error as this package's own, saying what a person can do."""
+    said = str(error).strip() or type(error).__name__
+    if isinstance(error, DaytonaAuthenticationError):
+        return TokenError(
+            f"Daytona refused the key, so cannot {what}: {said}",
+            hint="check DAYTONA_API_KEY and DAYTONA_API_URL",
+        )
+    if _is_quota(error):
+        hint = (
+            "remove sandboxes (`harvest-nb sandboxes --provider daytona --reap`; stopped ones count against the disk"
+            " quota too), or ask for a larger quota in the Daytona dashboard"
+        )
+    elif isinstance(error, DaytonaRateLimitError):
+        hint = "Daytona limits the rate of calls: run fewer at once, or try again later"
+    elif isinstance(error, DaytonaForbiddenError):
+        hint = "the key lacks a permission: give it sandboxes (write, delete) in the Daytona dashboard"
+    elif "snapshot" in said.lower() and "not found" in said.lower():
+        hint = "make a snapshot of that name at Daytona, name another one, or give `image=` to `create`"
+    elif isinstance(error, DaytonaNotFoundError):
+        hint = "see what there is: `harvest-nb sandboxes --provider daytona`"
+    elif kind_of(error) is Kind.TRANSIENT:
+        hint = "Daytona or the network was not well; see its status page, and try again"
+    else:
+        hint = ""
+    return SandboxError(f"Daytona cannot {what}: {said}", hint=hint, status=error.status_code)

@@ -1,0 +1,272 @@
+"""Sandboxes as directories of this machine, for desks without Docker. They isolate nothing, and say so.
+
+The locked agent toolchain comes from a cache; the config sources are laid out as the image has them; the relay
+is a child process whose end (also the desk's own, by any signal) ends everything it started and removes the
+directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from harvest_nb.errors import SandboxError
+from harvest_nb.machine.locks import is_locked
+from harvest_nb.paths import cache_dir, snapshot_dir
+from harvest_nb.sandbox.base import Limits, SandboxInfo
+from harvest_nb.sandbox.relay import Relay, Stream
+from harvest_nb.sandbox.relay_files import RELAY_HERE
+from harvest_nb.sandbox.relayed import RelayedSandbox
+from harvest_nb.sandbox.toolchain import Toolchain, host_toolchain
+from harvest_nb.sandbox.uncancelled import in_thread, to_the_end
+from harvest_nb.snapshot.sources import collect, stage
+
+__all__ = ["HostProvider"]
+
+# What a program needs to know of the machine; credentials and settings of the desk's own stay out.
+_PASSED = ("LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "TMPDIR")
+
+
+class HostProvider:
+    """Makes, lists and removes directories; see `harvest_nb.sandbox.base.Provider`.
+
+    Args:
+        source_root: where the config sources are taken from (default: this package's own).
+        say: told what takes a while, such as the first set-up of the toolchain.
+    """
+
+    name = "host"
+
+    def __init__(self, source_root: Path | None = None, say: Callable[[str], None] = lambda _: None) -> None:
+        self._source_root, self._say = source_root, say
+
+    async def create(
+        self,
+        snapshot: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        ttl: float = 120.0,
+        limits: Limits | None = None,
+        network: str = "none",
+    ) -> RelayedSandbox:
+        """A directory laid out as `/app`, with the locked toolchain on its PATH.
+
+        `snapshot`, `limits` and `network` have no meaning here: there is no image, and nothing is isolated.
+
+        Raises:
+            SandboxError: the toolchain or the layout cannot be made.
+        """
+        toolchain = await host_toolchain(self._say)
+        ident = uuid.uuid4().hex[:12]
+        base = _folder() / ident
+        laying = in_thread(self._lay_out, base, labels or {}, toolchain)
+        try:
+            lock = await asyncio.shield(laying)
+        except asyncio.CancelledError:
+            await to_the_end(_discard_late(laying, base))
+            raise
+        try:
+            environment = _environment(base, toolchain)
+            await _seed(environment, lock)
+            return await self._open(ident, base, environment, env or {}, ttl, lock)
+        except BaseException:
+            await to_the_end(in_thread(_discard, base))
+            raise
+        finally:
+            os.close(lock)  # the relay has it too, if there is one
+
+    def _lay_out(self, base: Path, labels: Mapping[str, str], toolchain: Toolchain) -> int:
+        """Make the directory. Returns the descriptor of its lock, held."""
+        base.parent.mkdir(parents=True, exist_ok=True)
+        with _alone():
+            base.mkdir()
+            lock = os.open(base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            (base / "labels").write_text("\n".join(f"{key}={value}" for key, value in labels.items()))
+            stage(collect(self._source_root), base)
+            for name in ("app/workspace", "home", "tmp"):
+                (base / name).mkdir(parents=True)
+            (base / "app" / "node_modules").symlink_to(toolchain.node_modules)
+        except BaseException:
+            _discard(base)
+            os.close(lock)
+            raise
+        return lock
+
+    async def _open(
+        self,
+        ident: str,
+        base: Path,
+        environment: Mapping[str, str],
+        extra: Mapping[str, str],
+        ttl: float,
+        lock: int,
+    ) -> RelayedSandbox:
+        log = base / "relay.log"
+        process: asyncio.subprocess.Process | None = None
+
+        async def connect() -> Stream:
+            nonlocal process
+            if process is not None:
+                raise ConnectionError("the host's relay is reached once")
+            with log.open("wb") as errors:
+                process = await asyncio.create_subprocess_exec(
+                    *RELAY_HERE, "stdio", "--hold", str(lock), "--remove", str(base),
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
+                    env=dict(environment), cwd=base / "app", start_new_session=True, pass_fds=(lock,),
+                )  # fmt: skip
+            assert process.stdin is not None
+            assert process.stdout is not None
+            return process.stdout, process.stdin
+
+        async def gone() -> str | None:
+            if process is None:
+                return "its relay could not be started"
+            code = await process.wait()
+            said = log.read_text(errors="replace").strip() if log.exists() else ""
+            return f"its relay ended with exit code {code}" + (f": {said[-500:]}" if said else "")
+
+        async def end() -> None:
+            if process is not None:
+                await process.wait()
+            await in_thread(_discard, base)
+
+        async def remove() -> None:
+            await to_the_end(end())
+
+        try:
+            relay = await Relay.open(connect, gone, lease=ttl)
+        except BaseException:
+            await remove()
+            raise
+        return RelayedSandbox(
+            relay,
+            remove,
+            id=ident,
+            provider=self.name,
+            app=PurePosixPath(base / "app"),
+            home=PurePosixPath(base / "home"),
+            memory_file=PurePosixPath(environment["MEMORY_FILE_PATH"]),
+            isolated=False,
+            image=None,
+            manifest_hash=None,
+            env=extra,
+        )
+
+    async def made_from(self, snapshot: str | None) -> str:
+        """The SHA-256 of the config sources as they are now; `snapshot` has no meaning here.
+
+        Raises:
+            SourceError: one of them is missing or cannot be read.
+        """
+        return await asyncio.to_thread(self._digest)
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for file in collect(self._source_root).files:
+            digest.update(f"{file.image_path} {file.sha256}\n".encode())
+        return digest.hexdigest()
+
+    def place(self) -> Hashable:
+        """The folder that holds the directories, and where the config sources are taken from."""
+        return _folder(), self._source_root
+
+    async def relabel(self, ident: str, run: str) -> None:
+        """List the directory under `harvest.run=<run>` from now on."""
+        try:
+            (_folder() / ident / "labels").write_text(f"harvest.run={run}")
+        except FileNotFoundError as error:
+            raise SandboxError(f"There is no sandbox {ident}") from error
+
+    async def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[SandboxInfo]:
+        """All directories under this user's cache that carry `labels`."""
+        found = await asyncio.to_thread(self._list)
+        return [info for info in found if (labels or {}).items() <= info.labels.items()]
+
+    def _list(self) -> builtins.list[SandboxInfo]:
+        if not _folder().is_dir():
+            return []
+        found = []
+        with _alone():
+            for base in sorted(_folder().glob("*/")):
+                # One that is removed while it is looked at is not there.
+                with contextlib.suppress(FileNotFoundError):
+                    found.append(self._info(base))
+        return found
+
+    def _info(self, base: Path) -> SandboxInfo:
+        held, created = is_locked(base / "lock"), datetime.fromtimestamp(base.stat().st_mtime, UTC)
+        text = (base / "labels").read_text() if (base / "labels").exists() else ""
+        labels = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        return SandboxInfo(base.name, self.name, "running" if held else "left", created, labels, held)
+
+    async def reap(self) -> builtins.list[str]:
+        """Remove the directories that no relay holds any more; returns their ids."""
+        left = [info.id for info in await self.list() if not info.held]
+        for ident in left:
+            # Nobody takes up a directory that was let go of, so it needs no lock to be removed.
+            await asyncio.to_thread(_discard, _folder() / ident)
+        return left
+
+
+def _folder() -> Path:
+    return cache_dir() / "sandboxes"
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Within it, nobody else makes a directory or looks which are held: each is made and locked in one step."""
+    with (_folder() / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _discard(base: Path) -> None:
+    shutil.rmtree(base, ignore_errors=True)
+
+
+async def _discard_late(laying: asyncio.Future[int], base: Path) -> None:
+    """Remove a directory that was made after nobody waited for it any more."""
+    await asyncio.wait([laying])
+    if laying.exception() is None:
+        await in_thread(_discard, base)
+        os.close(laying.result())
+
+
+async def _seed(environment: Mapping[str, str], lock: int) -> None:
+    """Fill the memory store as the image's entry point does. It holds the lock too, for as long as it runs."""
+    seeding = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", str(snapshot_dir() / "entrypoint.py"), "--seed-only",
+        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, pass_fds=(lock,),
+    )  # fmt: skip
+    try:
+        said, _ = await seeding.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            seeding.kill()
+        await to_the_end(seeding.communicate())
+        raise
+    if seeding.returncode != 0:
+        raise SandboxError(f"The memory store cannot be seeded: {said.decode('utf-8', 'replace').strip()}")
+
+
+def _environment(base: Path, toolchain: Toolchain) -> dict[str, str]:
+    return {
+        **{name: os.environ[name] for name in _PASSED if name in os.environ},
+        "PATH": f"{toolchain.bin}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "HOME": str(base / "home"),
+        "HARVEST_APP": str(base / "app"),
+        "MEMORY_FILE_PATH": str(base / "home" / "memory" / "memory.jsonl"),
+    }

@@ -1,0 +1,33 @@
+"""What must be done once it was begun, whoever gives up waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+__all__ = ["in_thread", "to_the_end"]
+
+T = TypeVar("T")
+
+
+def in_thread(work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    """Begin `work` in a thread. What is given is no task, so a loop that ends and cancels its tasks leaves it be."""
+    return asyncio.get_running_loop().run_in_executor(None, partial(work, *args))
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """Await `work` to its end however often the caller is cancelled meanwhile; the cancellation is raised then."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # looked at: the cancellation is what the caller hears of
+        raise cancelled
+    return task.result()

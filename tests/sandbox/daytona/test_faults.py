@@ -1,0 +1,215 @@
+"""What Daytona's users complain about, one fault a test: nothing is lost, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pydantic import SecretStr
+
+from harvest_nb.daytona_local import FAULTS, LocalDaytona
+from harvest_nb.errors import SandboxError, SandboxGone, SettingsError
+from harvest_nb.sandbox.daytona import Account, DaytonaProvider
+from harvest_nb.snapshot import Snapshot
+from tests.sandbox.daytona.conftest import Left, soon_empty
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def provider(daytona: LocalDaytona, snapshot_image: Snapshot) -> DaytonaProvider:
+    """Less patient than by default."""
+    account = Account(SecretStr(daytona.api_key), daytona.api_url)
+    return DaytonaProvider(
+        account, snapshot=snapshot_image.id, start_timeout=30, patience=8, delete_timeout=20
+    )
+
+
+async def works(provider: DaytonaProvider, left: Left, expected: int = 1) -> None:
+    """A sandbox is made, does something, and is the only one; then nothing is left."""
+    async with await provider.create(labels={"harvest.run": "f"}) as sandbox:
+        assert (await sandbox.run(["echo", "done"], timeout=60)).text == "done\n"
+        assert len(await provider.list({"harvest.run": "f"})) == expected
+    assert await soon_empty(left)
+
+
+async def test_a_creation_whose_answer_is_lost(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("create-response-lost=0*1")
+    await works(provider, left)
+
+
+async def test_a_rate_limit(daytona: LocalDaytona, provider: DaytonaProvider, left: Left) -> None:
+    daytona.faults.parse("rate-limit=0.3*5")
+    await works(provider, left)
+
+
+async def test_a_rate_limit_without_end(daytona: LocalDaytona, provider: DaytonaProvider, left: Left) -> None:
+    daytona.faults.parse("rate-limit=60")
+    with pytest.raises(SandboxError, match="Too many requests") as caught:
+        await provider.create()
+    assert "rate of calls" in caught.value.hint
+    assert left() == []
+
+
+async def test_bursts_of_502_anywhere(daytona: LocalDaytona, provider: DaytonaProvider, left: Left) -> None:
+    async with await provider.create() as sandbox:
+        for _ in range(3):
+            daytona.faults.parse("bad-gateway=0*3")
+            assert (await sandbox.run(["echo", "done"], timeout=60)).text == "done\n"
+        daytona.faults.parse("bad-gateway=0*3")
+    daytona.faults.parse("bad-gateway=0*3")
+    await works(provider, left)
+
+
+async def test_a_sandbox_that_is_stuck_in_its_start_is_replaced(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "_start_timeout", 3.0)
+    daytona.faults.parse("stuck-starting=0*1")
+    await works(provider, left)
+    daytona.faults.parse("stuck-starting")
+    with pytest.raises(SandboxError, match="stayed in “starting”"):
+        await provider.create(labels={"harvest.run": "f"})
+    assert await provider.list({"harvest.run": "f"}) == []
+
+
+async def test_a_sandbox_that_fails_as_it_starts_is_replaced(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("start-failed=0*1")
+    await works(provider, left)
+    daytona.faults.parse("start-failed")
+    with pytest.raises(SandboxError, match="the runner was lost") as caught:
+        await provider.create(labels={"harvest.run": "f"})
+    assert "try again" in caught.value.hint
+    assert await provider.list({"harvest.run": "f"}) == []
+
+
+async def test_a_deletion_that_is_accepted_and_does_nothing_is_asked_again(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    sandbox = await provider.create(labels={"harvest.run": "f"})
+    daytona.faults.parse("stuck-deleting=0*1")
+    await sandbox.close()
+    assert await provider.list({"harvest.run": "f"}) == []
+    assert await soon_empty(left)
+
+
+async def test_a_deletion_that_never_happens_is_left_to_the_reaper(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "_delete_timeout", 1.0)
+    sandbox = await provider.create(labels={"harvest.run": "f"})
+    daytona.faults.parse("stuck-deleting")
+    await asyncio.wait_for(sandbox.close(), 20)
+    assert [info.held for info in await provider.list({"harvest.run": "f"})] == [False]
+    daytona.faults.clear()
+    assert await provider.reap() == [sandbox.id]
+    assert await soon_empty(left)
+
+
+async def test_a_build_that_stays_pending_is_given_up(
+    daytona: LocalDaytona,
+    provider: DaytonaProvider,
+    snapshot_image: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(provider, "_start_timeout", 3.0)
+    daytona.faults.parse("stuck-pending")
+    with pytest.raises(SandboxError, match="stayed in “pending_build”"):
+        await provider.create(image=snapshot_image.tags[0], labels={"harvest.run": "f"})
+    assert await provider.list({"harvest.run": "f"}) == []
+
+
+async def test_a_build_that_fails_is_not_tried_again(
+    daytona: LocalDaytona, provider: DaytonaProvider, snapshot_image: Snapshot
+) -> None:
+    daytona.faults.parse("build-failed=0*1")
+    with pytest.raises(SandboxError, match="step 2 exited with 1"):
+        await provider.create(image=snapshot_image.tags[0], labels={"harvest.run": "f"})
+    assert await provider.list({"harvest.run": "f"}) == []
+
+
+async def test_a_log_socket_that_is_refused_is_replaced_by_polling(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("log-refused")
+    await works(provider, left)
+
+
+async def test_a_log_socket_that_stays_open_and_says_nothing_is_replaced_by_polling(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("log-silent")
+    await works(provider, left)
+    # Nor does it hide that its command has ended.
+    async with await provider.create() as sandbox:
+        killed = await sandbox.remote.process.exec("pkill -9 -f 'relay.py line[s]'")
+        assert killed.exit_code == 0
+        assert (await sandbox.run(["echo", "again"], timeout=60)).text == "again\n"
+
+
+async def test_an_input_whose_answer_is_lost_arrives_once(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    async with await provider.create() as sandbox:
+        process = await sandbox.spawn(["cat"])
+        for number in range(8):
+            daytona.faults.parse("input-lost=0*1")
+            await process.stdin.send(b"%d\n" % number)
+            await asyncio.sleep(0.05)
+        await process.stdin.aclose()
+        got = b"".join([chunk async for chunk in process.stdout])
+        assert got == b"".join(b"%d\n" % number for number in range(8))
+        assert await process.wait() == 0
+    assert await soon_empty(left)
+
+
+async def test_a_sandbox_that_runs_out_of_memory_says_so(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("out-of-memory=2*1")
+    sandbox = await provider.create()
+    process = await sandbox.spawn(["sleep", "60"])
+    with pytest.raises(SandboxGone, match="ran out of memory"):
+        await asyncio.wait_for(process.wait(), 30)
+    await sandbox.close()
+    assert await soon_empty(left)
+
+
+async def test_a_slow_start_is_waited_for(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("slow-start=3*1")
+    await works(provider, left)
+
+
+async def test_a_quota_is_waited_for_then_said(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("quota=1")
+    first = await provider.create()
+    with pytest.raises(SandboxError, match="limit exceeded") as caught:
+        await provider.create()
+    assert "--reap" in caught.value.hint
+    waiting = asyncio.create_task(provider.create())
+    await asyncio.sleep(0.5)
+    await first.close()
+    await (await waiting).close()
+    assert await soon_empty(left)
+
+
+async def test_a_key_without_permission(daytona: LocalDaytona, provider: DaytonaProvider) -> None:
+    daytona.faults.parse("forbidden")
+    with pytest.raises(SandboxError, match="missing permission") as caught:
+        await provider.create()
+    assert "permission" in caught.value.hint
+
+
+def test_a_fault_that_there_is_not(daytona: LocalDaytona) -> None:
+    with pytest.raises(SettingsError, match="no fault"):
+        daytona.faults.parse("surprise")
+    with pytest.raises(SettingsError, match="Cannot read"):
+        daytona.faults.parse(f"{next(iter(FAULTS))}=x")
