@@ -1,0 +1,203 @@
+"""The cassette's file: a line that says what it is, then one line for each exchange with the Messages API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harvest_nb.endpoint.matching import Line, View
+from harvest_nb.errors import CassetteError
+from harvest_nb.redact import SECRET_SHAPES, Redactor
+
+__all__ = ["VERSION", "Cassette", "Exchange", "Writer", "load_cassette", "without_secrets"]
+
+VERSION = 1
+_FORMAT = "harvest-nb cassette"
+
+
+def without_secrets(text: str, redactor: Redactor) -> str:
+    """`text` without the secrets that `redactor` knows, and without what has a credential's published shape."""
+    text = redactor.text(text)
+    for kind, shape in SECRET_SHAPES.items():
+        text = shape.sub(f"[redacted:{kind}]", text)
+    return text
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and its answer. Times are seconds since the answer began."""
+
+    number: int
+    model: str
+    view: View
+    status: int
+    headers: Mapping[str, str]
+    events: Sequence[tuple[float, Any]] | None
+    """Server-sent events' data with their times; None for an answer that was no stream."""
+    body: Any
+    ending: str
+    """`whole`, `cut` (the connection closed in mid-body), or `left` (the client went first)."""
+
+
+@dataclass(frozen=True)
+class Cassette:
+    """A cassette as it was read."""
+
+    path: Path
+    created: str
+    models: Sequence[str]
+    exchanges: Sequence[Exchange]
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What was put into the sandbox for the recorded conversation: path (with placeholders) to content."""
+
+
+class Writer:
+    """Writes a cassette: exchanges to `<path>.part` as they end, the finished file in its place at the end.
+
+    Args:
+        redactor: applied to every text.
+
+    Raises:
+        CassetteError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, redactor: Redactor) -> None:
+        self.path, self._redactor = path, redactor
+        self._part = path.with_name(path.name + ".part")
+        self._models: list[str] = []
+        self._views: dict[str, int] = {}
+        self.files: dict[str, str] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._part.open("w", encoding="utf-8")
+        except OSError as error:
+            raise CassetteError(
+                f"Cannot write cassette {path}: {error.strerror}", hint="give another path to record to"
+            ) from error
+
+    def clean(self, text: str) -> str:
+        """`text` without secrets: the given ones by value, others by their published shape."""
+        return without_secrets(text, self._redactor)
+
+    def add(self, exchange: Exchange) -> None:
+        """Append one exchange."""
+        if exchange.model not in self._models:
+            self._models.append(exchange.model)
+        # A conversation's requests each repeat the one before: only what is new is written.
+        digests = exchange.view.digests
+        after, known = None, 0
+        for count in range(len(digests) - 1, 0, -1):
+            if digests[count - 1] in self._views:
+                after, known = digests[count - 1], count
+                break
+        self._views[digests[-1]] = len(digests)
+        line = {
+            "number": exchange.number,
+            "request": {
+                "digest": digests[-1],
+                "after": after,
+                "lines": [[x.key, x.shown] if x.shown else [x.key] for x in exchange.view.lines[known:]],
+                "notified": exchange.view.notified,
+                "model": exchange.model,
+            },
+            "status": exchange.status,
+            "headers": dict(exchange.headers),
+            "ending": exchange.ending,
+            **({"events": exchange.events} if exchange.events is not None else {"body": exchange.body}),
+        }
+        self._file.write(self.clean(json.dumps(line, ensure_ascii=False)) + "\n")
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Put the finished file in its place.
+
+        Raises:
+            CassetteError: it cannot be written; what was recorded is in the `.part` file.
+        """
+        try:
+            self._file.close()
+            body = self._part.read_bytes()
+            header = {
+                "format": _FORMAT,
+                "version": VERSION,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "models": self._models,
+                "exchanges": body.count(b"\n"),
+                "sha256": hashlib.sha256(body).hexdigest(),
+                "files": self.files,
+            }
+            whole = self._part.with_name(self._part.name + "s")
+            whole.write_bytes(self.clean(json.dumps(header, ensure_ascii=False)).encode() + b"\n" + body)
+            whole.replace(self.path)
+            self._part.unlink()
+        except OSError as error:
+            raise CassetteError(
+                f"Cannot write cassette {self.path}: {error.strerror}",
+                hint=f"what was recorded is in {self._part}",
+            ) from error
+
+
+def load_cassette(path: Path) -> Cassette:
+    """Read a cassette.
+
+    Raises:
+        CassetteError: it is missing, cut, changed, of another version, or no cassette.
+    """
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise CassetteError(
+            f"Cannot read cassette {path}: {error.strerror}", hint="`record=` makes one"
+        ) from error
+    try:
+        header = json.loads(head)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise CassetteError(f"{path} is not a cassette", hint="`record=` makes one")
+    if header.get("version") != VERSION:
+        raise CassetteError(
+            f"Cassette {path} is of version {header.get('version')}, and version {VERSION} is read here",
+            hint="record it again",
+        )
+    lines = body.splitlines()
+    if len(lines) < header["exchanges"] or (body and not body.endswith(b"\n")):
+        raise CassetteError(
+            f"Cassette {path} is cut: {len(lines)} of {header['exchanges']} exchanges, "
+            f"{'the last one broken' if body and not body.endswith(b'%c' % 10) else 'the rest missing'}",
+            hint="copy it again, or record it again",
+        )
+    if hashlib.sha256(body).hexdigest() != header["sha256"]:
+        raise CassetteError(f"Cassette {path} has been changed since it was recorded", hint="record it again")
+    known: dict[str, tuple[Line, ...]] = {}
+    exchanges = [_exchange(json.loads(line), known) for line in lines]
+    return Cassette(
+        path,
+        header["created"],
+        header["models"],
+        sorted(exchanges, key=lambda exchange: exchange.number),
+        header["files"],
+    )
+
+
+def _exchange(line: dict[str, Any], known: dict[str, tuple[Line, ...]]) -> Exchange:
+    request = line["request"]
+    before = known[request["after"]] if request["after"] else ()
+    lines = (*before, *(Line(*item) for item in request["lines"]))
+    known[request["digest"]] = lines
+    events = line.get("events")
+    return Exchange(
+        line["number"],
+        request["model"],
+        View(lines, request["notified"]),
+        line["status"],
+        line["headers"],
+        [(at, data) for at, data in events] if events is not None else None,
+        line.get("body"),
+        line["ending"],
+    )

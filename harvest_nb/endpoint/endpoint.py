@@ -1,0 +1,63 @@
+"""A running endpoint, as the rest of the package sees it: where it is, what it answered, what went wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from harvest_nb.settings import ENDPOINT_TOKEN
+
+__all__ = ["Endpoint", "Event", "Kind"]
+
+Kind = Literal["scripted", "cassette", "anthropic", "gateway"]
+"""Who it is: a script or a recording on loopback, Anthropic, or another server that speaks its API."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One request: when it came (seconds since the epoch), what it was, and how it was answered."""
+
+    time: float
+    method: str
+    path: str
+    status: int | None
+    """None when nothing was answered, as when the endpoint hangs."""
+    note: str
+
+
+@dataclass
+class Endpoint:
+    """Who answers the Messages API.
+
+    `failures` holds what departed from the script or the cassette, in the words of the run's reason; `requests`
+    counts what was asked under this endpoint's credential.
+    """
+
+    port: int | None
+    """On the desk's 127.0.0.1, or None where nothing of ours is asked."""
+    secret: str = field(repr=False)
+    """What the CLI must send as its bearer token."""
+    failures: list[str] = field(default_factory=list)
+    requests: int = 0
+    kind: Kind = "scripted"
+    model: str | None = None
+    """The model that a cassette's answers came from."""
+    log: list[Event] = field(default_factory=list, repr=False)
+    scenario: str | None = None
+    """What the scripted model says, by name."""
+
+    @property
+    def variable(self) -> str:
+        """The variable that holds what it is sent as a credential."""
+        return ENDPOINT_TOKEN if self.kind == "gateway" else "CLAUDE_CODE_OAUTH_TOKEN"
+
+    def note(self, method: str, path: str, status: int | None, note: str = "") -> None:
+        """Add to the log."""
+        self.log.append(Event(time.time(), method, path, status, note))
+
+    @property
+    def statuses(self) -> Sequence[int | None]:
+        """The statuses answered to message requests so far, in order."""
+        return [event.status for event in self.log if event.path == "/v1/messages"]

@@ -1,0 +1,184 @@
+"""A proxy on loopback between the CLI and an endpoint elsewhere: it passes everything on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import itertools
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from http.cookiejar import DefaultCookiePolicy
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from harvest_nb.endpoint.endpoint import Endpoint, Kind
+from harvest_nb.endpoint.messages import error_body
+from harvest_nb.endpoint.scripted import is_bearer
+from harvest_nb.endpoint.server import serve
+from harvest_nb.endpoint.streaming import CutShort, Piece, Streamed, client_left
+
+__all__ = ["Keep", "Keeper", "passing_on"]
+
+Keep = Callable[[list[tuple[float, bytes]], str], None]
+"""Takes an answer's chunks, each with its time in seconds, and how it ended: `"whole"`, `"cut"` or `"left"`."""
+Keeper = Callable[[int, Request, bytes, httpx.Response], Keep]
+"""Told of each message request: its number, the request and its body, and the answer as it begins."""
+
+# Credentials and what belongs to one connection; everything else reaches the endpoint as the CLI sent it.
+_NOT_SENT = {
+    *("host", "authorization", "x-api-key", "cookie", "proxy-authorization", "content-length"),
+    *("accept-encoding", "connection", "transfer-encoding", "keep-alive", "te", "upgrade"),
+}
+_NOT_GIVEN = {
+    "content-length",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "set-cookie",
+}
+_STREAM = {"content-type": "text/event-stream"}
+
+
+class _Left(Exception):  # noqa: N818
+    """The client went before an answer came."""
+
+
+class _Proxy:
+    def __init__(self, endpoint: Endpoint, client: httpx.AsyncClient, token: str, keeper: Keeper) -> None:
+        self.endpoint, self._client, self._token, self._keeper = endpoint, client, token, keeper
+        self._numbers = itertools.count()
+
+    async def handle(self, request: Request) -> Response:
+        path = request.url.path
+        if not is_bearer(request, self.endpoint.secret):
+            self.endpoint.note(request.method, path, 401, "not this run's credential")
+            return JSONResponse(error_body("authentication_error", "not this run's credential"), 401)
+        content = await request.body()
+        is_message = path == "/v1/messages" and request.method == "POST" and _is_json(content)
+        self.endpoint.requests += is_message
+        number = next(self._numbers)
+        headers = {name: value for name, value in request.headers.items() if name not in _NOT_SENT}
+        headers |= {"accept-encoding": "identity"}
+        if self._token:
+            headers |= {"authorization": f"Bearer {self._token}"}
+        sent = self._client.build_request(
+            request.method,
+            request.url.path,
+            params=request.url.query.encode(),
+            headers=headers,
+            content=content,
+        )
+        try:
+            answer = await self._ask(sent, request)
+        except _Left:
+            self.endpoint.note(request.method, path, None, "the client closed it before an answer came")
+            if is_message:
+                self._keeper(number, request, content, httpx.Response(200, headers=_STREAM))([], "left")
+            return Response(status_code=499)
+        except httpx.HTTPError as error:
+            self.endpoint.note(request.method, path, 502, f"{type(error).__name__}: {error}")
+            return JSONResponse(error_body("api_error", f"the endpoint cannot be reached: {error}"), 502)
+        self.endpoint.note(request.method, path, answer.status_code, "passed on")
+        keep = self._keeper(number, request, content, answer) if is_message else _forget
+        given = {name: value for name, value in answer.headers.items() if name not in _NOT_GIVEN}
+        return Streamed(
+            _passed_on(answer, keep),
+            status=answer.status_code,
+            headers=given,
+        )
+
+    async def _ask(self, sent: httpx.Request, request: Request) -> httpx.Response:
+        asking = asyncio.create_task(self._client.send(sent, stream=True))
+        leaving = asyncio.create_task(client_left(request.receive))
+        try:
+            await asyncio.wait([asking, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise _Left
+            return asking.result()
+        finally:
+            leaving.cancel()
+            if not asking.done():
+                asking.cancel()
+            await asyncio.gather(asking, leaving, return_exceptions=True)
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        return isinstance(json.loads(content), dict)
+    except ValueError:
+        return False
+
+
+def _forget(_chunks: list[tuple[float, bytes]], _ending: str) -> None:
+    pass
+
+
+def _keep_nothing(*_: object) -> Keep:
+    return _forget
+
+
+async def _passed_on(answer: httpx.Response, keep: Keep) -> AsyncGenerator[Piece, None]:
+    chunks: list[tuple[float, bytes]] = []
+    start = time.monotonic()
+    ending = "left"
+    try:
+        async for data in answer.aiter_bytes():
+            chunks.append((round(time.monotonic() - start, 4), data))
+            yield Piece(data)
+        ending = "whole"
+    except httpx.HTTPError as error:
+        ending = "cut"
+        raise CutShort from error
+    finally:
+        keep(chunks, ending)
+        with contextlib.suppress(Exception):
+            await asyncio.shield(answer.aclose())
+
+
+@contextlib.asynccontextmanager
+async def passing_on(
+    upstream: str,
+    token: str,
+    kind: Kind,
+    *,
+    keeper: Keeper = _keep_nothing,
+    secret: str | None = None,
+    port: int = 0,
+) -> AsyncIterator[Endpoint]:
+    """Pass on what the CLI asks to `upstream` (a base URL), and what that answers back.
+
+    Args:
+        token: the bearer token for `upstream`; none is sent when it is empty.
+        secret: what the CLI must send (default: made up).
+        port: on the desk's loopback; 0 takes a free one.
+
+    Raises:
+        EndpointError: the port is taken.
+    """
+    endpoint = Endpoint(0, secret or secrets.token_hex(24), kind=kind)
+    # A proxy of the environment's does not lead to this machine.
+    outside = not _is_here(httpx.URL(upstream).host)
+    timeout = httpx.Timeout(None, connect=30)
+    async with httpx.AsyncClient(base_url=upstream, timeout=timeout, trust_env=outside) as client:
+        client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))  # keep none
+        proxy = _Proxy(endpoint, client, token, keeper)
+        methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]
+        app = Starlette(routes=[Route("/{path:path}", proxy.handle, methods=methods)])
+        async with serve(app, port=port) as bound:
+            endpoint.port = bound
+            yield endpoint
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,68 @@
+"""A web application on this machine's loopback, served by the running event loop for as long as it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from harvest_nb.errors import EndpointError
+from harvest_nb.sandbox.uncancelled import to_the_end
+
+__all__ = ["serve"]
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave Ctrl-C to the program that this server is a guest of."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve(app: ASGIApp, *, port: int = 0) -> AsyncIterator[int]:
+    """Serve `app` on 127.0.0.1 and give the port; `port=0` takes a free one.
+
+    Raises:
+        EndpointError: the port is taken or not allowed.
+    """
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        what = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+        raise EndpointError(
+            f"Port {port} of 127.0.0.1 {what}", hint="leave the port out to take a free one", port=port
+        ) from error
+    server = _Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            if serving.done():
+                await serving
+                raise EndpointError("The loopback server ended before it had started")
+            await asyncio.sleep(0.005)
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        try:
+            await to_the_end(_ended(serving))
+        finally:
+            listener.close()
+
+
+async def _ended(serving: asyncio.Task[None]) -> None:
+    await asyncio.wait([serving], timeout=5)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)

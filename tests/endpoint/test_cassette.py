@@ -1,0 +1,350 @@
+"""Recording and playing at the level of HTTP: the file, its secrets, and who gets which answer."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from harvest_nb.endpoint import Endpoint, open_endpoint
+from harvest_nb.endpoint.cassette import Writer, load_cassette
+from harvest_nb.endpoint.messages import Reply, Text, ToolUse, Usage, events
+from harvest_nb.endpoint.places import Places
+from harvest_nb.endpoint.record import recording
+from harvest_nb.endpoint.server import serve
+from harvest_nb.endpoint.streaming import Streamed, sse
+from harvest_nb.errors import CassetteError
+from harvest_nb.sandbox.base import Sandbox
+from tests.endpoint.conftest import (
+    FolderSandbox,
+    asked_for,
+    assistant,
+    body,
+    call,
+    post,
+    result,
+    said,
+    sent,
+    user,
+)
+
+SCENARIO = """
+about: two steps
+files: {"{workspace}/note.txt": "{nonce}"}
+rules:
+  - when: {agent: sub}
+    text: "from a sub-agent: {prompt}"
+  - steps:
+      - text: I read it.
+        tools: [{Read: {file_path: "{workspace}/note.txt"}}]
+        fault: {kind: status, status: 529, retry_after: 0, times: 1}
+      - text: "It is {nonce}."
+"""
+ASKED = assistant("I read it.", call("t", "Read", file_path="WORKSPACE/note.txt"))
+
+
+def conversation(sandbox: FolderSandbox) -> list[dict[str, Any]]:
+    asked = json.loads(json.dumps(ASKED).replace("WORKSPACE", str(sandbox.workspace)))
+    return [body(user("read")), body(user("read"), asked, user(result("t", "whatever")))]
+
+
+def place(tmp_path: Path, name: str) -> FolderSandbox:
+    return FolderSandbox(tmp_path / name)
+
+
+@contextlib.asynccontextmanager
+async def opened(spec: str | Path, sandbox: FolderSandbox, **more: Any) -> AsyncIterator[Endpoint]:
+    async with open_endpoint(spec, sandbox=cast(Sandbox, sandbox), prompt="read", **more) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+async def cassette(tmp_path: Path) -> Path:
+    """The two-step scenario, recorded: a fault, a retry, a second step, two sub-agents."""
+    scenario, path = tmp_path / "two.yaml", tmp_path / "two.cassette"
+    scenario.write_text(SCENARIO)
+    here = place(tmp_path, "recorded")
+    first, second = conversation(here)
+    async with opened("scripted", here, scenario=scenario, record=path) as endpoint:
+        assert endpoint.kind == "scripted"
+        assert (await post(endpoint, first)).status_code == 529
+        assert (await post(endpoint, first)).status_code == 200
+        assert "It is nonce-" in said(await post(endpoint, second))
+        for number in (1, 2):
+            await post(endpoint, body(user(f"part {number}")), x_claude_code_agent_id=f"a{number}")
+        assert endpoint.statuses == [529, 200, 200, 200, 200]
+        assert not path.exists()  # only a finished recording takes the name
+    assert not path.with_name("two.cassette.part").exists()
+    return path
+
+
+async def test_the_header_says_what_it_is(cassette: Path) -> None:
+    header = json.loads(cassette.read_text().splitlines()[0])
+    assert header["format"] == "harvest-nb cassette"
+    assert header["version"] == 1
+    assert header["models"] == ["claude-sonnet-4-5"]
+    assert header["exchanges"] == 5
+    assert list(header["files"]) == ["{harvest:workspace}/note.txt"]
+
+
+async def test_it_answers_elsewhere_as_it_was_answered(cassette: Path, tmp_path: Path) -> None:
+    there = place(tmp_path, "elsewhere")
+    first, second = conversation(there)
+    async with opened(cassette, there) as endpoint:
+        assert (endpoint.kind, endpoint.model) == ("cassette", "claude-sonnet-4-5")
+        # Whoever asks first: sub-agents and the main agent are told apart by what they say.
+        part = body(user("part 2"))
+        assert said(await post(endpoint, part, x_claude_code_agent_id="z")) == "from a sub-agent: part 2"
+        refused = await post(endpoint, first)
+        assert (refused.status_code, refused.headers["retry-after"]) == (529, "0")
+        assert refused.json()["error"]["type"] == "overloaded_error"
+        again = await post(endpoint, first)
+        assert said(again) == "I read it."
+        assert asked_for(again) == {"file_path": f"{there.workspace}/note.txt"}
+        one, two = await post(endpoint, second), await post(endpoint, second)  # a fork asks again
+        answer = said(one)
+        assert said(two) == answer
+        # Each answer is a response of its own: tables count a message's id once.
+        assert sent(one)[0]["message"]["id"] != sent(two)[0]["message"]["id"]
+    assert answer == f"It is {(Path(there.workspace) / 'note.txt').read_text()}."
+    assert endpoint.failures == []
+    assert "again" in endpoint.log[-1].note
+
+
+async def test_a_conversation_that_departs_stops_with_a_diff(cassette: Path, tmp_path: Path) -> None:
+    there = place(tmp_path, "elsewhere")
+    first, second = conversation(there)
+    second["messages"][-1] = user(result("t", "File does not exist.", failed=True))
+    async with opened(cassette, there) as endpoint:
+        await post(endpoint, first)
+        response = await post(endpoint, second)
+        assert response.status_code == 400
+        assert (await post(endpoint, first)).status_code == 400  # it stays stopped
+    (failure,) = endpoint.failures
+    assert failure in response.json()["error"]["message"]
+    assert "departed from two.cassette. The nearest of its 5 exchanges is number 2" in failure
+    assert "\n  - Read succeeded: whatever\n  + Read failed: File does not exist." in failure
+
+
+async def test_a_request_of_another_kind_is_shown_as_it_came(cassette: Path, tmp_path: Path) -> None:
+    async with opened(cassette, place(tmp_path, "elsewhere")) as endpoint:
+        await post(endpoint, body(user("a title?"), tools=()))
+    assert "nothing was recorded for a request like this (agent: side)" in endpoint.failures[0]
+    assert "+ user: a title?" in endpoint.failures[0]
+
+
+async def test_a_recording_can_be_recorded(cassette: Path, tmp_path: Path) -> None:
+    there, copy = place(tmp_path, "elsewhere"), tmp_path / "copy.cassette"
+    async with opened(cassette, there, record=copy) as endpoint:
+        for request in conversation(there):
+            await post(endpoint, request)
+        await post(endpoint, body(user("something else")))
+        assert len(endpoint.failures) == 1
+    assert [e.status for e in load_cassette(copy).exchanges] == [529, 200, 400]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "is cut: "),
+        (lambda text: text[: text[:-1].rindex("\n") + 1], "is cut: 4 of 5 exchanges"),
+        (lambda text: text.replace("I read it", "I ate it"), "has been changed since"),
+        (lambda text: text.replace('"version": 1', '"version": 2'), "is of version 2, and version 1 is read"),
+        (lambda _: "hello\n", "is not a cassette"),
+        (lambda _: "", "is not a cassette"),
+        (lambda _: "{}\n", "is not a cassette"),
+    ],
+)
+async def test_what_is_wrong_with_a_file_is_named(
+    damage: Any, message: str, cassette: Path, tmp_path: Path
+) -> None:
+    cassette.write_text(damage(cassette.read_text()))
+    with pytest.raises(CassetteError, match=message):
+        async with opened(cassette, place(tmp_path, "elsewhere")):
+            pass
+
+
+async def test_a_missing_file_and_an_unwritable_one_are_named(tmp_path: Path) -> None:
+    here = place(tmp_path, "here")
+    with pytest.raises(CassetteError, match="No such file"):
+        async with opened(tmp_path / "none.cassette", here):
+            pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CassetteError, match="Cannot write cassette"):
+        async with opened("scripted", here, scenario="refusal", record=tmp_path / "file" / "x.cassette"):
+            pass
+
+
+CANARY = "canary+/" + "3f9a" * 8
+TOKEN = "upstream-" + "77aa" * 8
+
+
+async def test_no_secret_reaches_the_file(tmp_path: Path) -> None:
+    """The endpoint echoes secrets in every form and place it has, in pieces of three characters."""
+    shown = [
+        CANARY,
+        quote(CANARY, safe=""),
+        *(base64.b64encode(b"x" * lead + CANARY.encode() + b"yz").decode() for lead in range(3)),
+        TOKEN,
+        base64.b64encode(f"user:{TOKEN}".encode()).decode(),
+        "sk-ant-" + "api03-" + "a" * 24,
+    ]
+    got: dict[str, str] = {}
+
+    async def echo(request: Request) -> Response:
+        got.update(request.headers)
+        secret = request.query_params.get("secret", "")
+        text = " ".join([*shown, secret])
+        reply = Reply((Text(text), ToolUse("Bash", {"command": text})), Usage(1, 1), "m", piece=3)
+        if not (await request.json())["stream"]:
+            return JSONResponse({"error": text}, 500, {"set-cookie": f"s={CANARY}", "x-echo": CANARY})
+        headers = {"content-type": "text/event-stream", "set-cookie": f"s={CANARY}", "request-id": CANARY}
+        return Streamed(sse(events(reply)), headers=headers)
+
+    path = tmp_path / "secret.cassette"
+    sandbox = place(tmp_path, "here")
+    app = Starlette(routes=[Route("/v1/messages", echo, methods=["POST"])])
+    async with (
+        serve(app) as port,
+        recording(
+            path,
+            upstream=f"http://127.0.0.1:{port}",
+            token=TOKEN,
+            places=Places.of(cast(Sandbox, sandbox)),
+            files={f"{sandbox.workspace}/x": f"holds {CANARY}"},
+            secrets_given={"GITHUB_TOKEN": CANARY},
+            kind="anthropic",
+        ) as endpoint,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+        for stream in (True, False):
+            request = body(user(f"my token is {CANARY}"), assistant("ok"), user(f"and {endpoint.secret}"))
+            response = await client.post(
+                f"http://127.0.0.1:{endpoint.port}/v1/messages?secret={endpoint.secret}",
+                json=request | {"stream": stream},
+                headers={
+                    "authorization": f"Bearer {endpoint.secret}",
+                    "x-api-key": CANARY,
+                    "cookie": f"session={CANARY}",
+                },
+            )
+            assert CANARY in response.text or stream  # what the CLI gets is untouched
+            assert "set-cookie" not in response.headers
+            if stream:
+                assert CANARY in said(response)
+                assert endpoint.secret in said(response)  # the query was passed on
+    # The endpoint got its own credential and nothing of the other side's.
+    assert got["authorization"] == f"Bearer {TOKEN}"
+    assert "cookie" not in got
+    assert "x-api-key" not in got
+    text = path.read_text()
+    joined = text + "".join(
+        event["delta"].get("text") or event["delta"].get("partial_json", "")
+        for exchange in load_cassette(path).exchanges
+        for _, event in exchange.events or []
+        if event["type"] == "content_block_delta"
+    )
+    for form in [*shown, endpoint.secret]:
+        assert form not in joined
+        assert form[8:-8] not in joined
+    assert joined.count("[redacted:GITHUB_TOKEN]") >= 10
+    assert "[redacted:UPSTREAM_TOKEN]" in joined
+    assert "[redacted:Anthropic]" in joined
+
+
+async def test_a_disk_that_is_full_is_the_runs_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Writer, "add", full)
+    here, path = place(tmp_path, "here"), tmp_path / "full.cassette"
+    async with opened("scripted", here, scenario="refusal", record=path) as endpoint:
+        assert said(await post(endpoint, body(user("go")))) == "I cannot help with that."
+        assert endpoint.failures == [f"Cannot write cassette {path}: No space left on device"]
+
+
+async def test_times_are_kept_and_played_when_asked_for(tmp_path: Path) -> None:
+    scenario, path = tmp_path / "slow.yaml", tmp_path / "slow.cassette"
+    scenario.write_text("about: slow\nrules: [{text: abcdefgh, piece: 2, pace: 0.1}]\n")
+    here = place(tmp_path, "here")
+    async with opened("scripted", here, scenario=scenario, record=path) as endpoint:
+        await post(endpoint, body(user("go")))
+    times = [at for at, _ in load_cassette(path).exchanges[0].events or []]
+    assert times == sorted(times)
+    assert times[-1] >= 0.35
+    async with opened(path, here, pace=1.0) as endpoint:
+        response = await post(endpoint, body(user("go")))
+    assert response.elapsed.total_seconds() >= 0.35
+    assert said(response) == "abcdefgh"
+
+
+@pytest.mark.parametrize(
+    "fault", ["{kind: cut, after: 3, times: 1}", "{kind: malformed, after: 2, times: 1}"]
+)
+async def test_a_broken_stream_is_broken_again(fault: str, tmp_path: Path) -> None:
+    scenario, path = tmp_path / "broken.yaml", tmp_path / "broken.cassette"
+    scenario.write_text(f"about: broken\nrules: [{{text: hello, fault: {fault}}}]\n")
+    here = place(tmp_path, "here")
+
+    async def ask(endpoint: Endpoint) -> list[str]:
+        got = []
+        for _ in range(2):
+            try:
+                got.append((await post(endpoint, body(user("go")))).text[-60:])
+            except httpx.RemoteProtocolError:
+                got.append("cut")
+        return got
+
+    async with opened("scripted", here, scenario=scenario, record=path) as endpoint:
+        recorded = await ask(endpoint)
+    async with opened(path, here) as endpoint:
+        played = await ask(endpoint)
+    assert played[0].strip() == recorded[0].strip()
+    assert sent(httpx.Response(200, text=played[1])) != []
+
+
+async def test_a_stream_that_hung_hangs_again(tmp_path: Path) -> None:
+    path, here = tmp_path / "hang.cassette", place(tmp_path, "here")
+
+    async def ask(endpoint: Endpoint) -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            await post(endpoint, body(user("go")), timeout=0.5)
+
+    for scenario in ("fault-hang", "fault-hang-mid-stream"):
+        async with opened("scripted", here, scenario=scenario, record=path) as endpoint:
+            await ask(endpoint)
+        assert load_cassette(path).exchanges[0].ending == "left"
+        async with opened(path, here) as endpoint:
+            await ask(endpoint)
+
+
+async def test_an_endpoint_that_cannot_be_reached_is_a_recorded_failure(tmp_path: Path) -> None:
+    sandbox = cast(Sandbox, place(tmp_path, "here"))
+    async with serve(Starlette()) as port:
+        pass
+    async with recording(
+        tmp_path / "none.cassette",
+        upstream=f"http://127.0.0.1:{port}",
+        token=TOKEN,
+        places=Places.of(sandbox),
+        files={},
+        secrets_given={},
+        kind="anthropic",
+    ) as endpoint:
+        response = await post(endpoint, body(user("go")))
+    assert response.status_code == 502
+    assert "cannot be reached" in response.json()["error"]["message"]
