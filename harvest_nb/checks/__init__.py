@@ -1,0 +1,22 @@
+"""The validation contract: checks as data, run in any sandbox of any provider."""
+
+from harvest_nb.checks.base import GROUPS
+from harvest_nb.checks.contract import Contract, load_contract
+from harvest_nb.checks.image import validate_image
+from harvest_nb.checks.layers import validate_layers
+from harvest_nb.checks.report import COLUMNS, Report, Row
+from harvest_nb.checks.run import validate_sandbox
+from harvest_nb.checks.start import failed_start
+
+__all__ = [
+    "COLUMNS",
+    "GROUPS",
+    "Contract",
+    "Report",
+    "Row",
+    "failed_start",
+    "load_contract",
+    "validate_image",
+    "validate_layers",
+    "validate_sandbox",
+]

@@ -1,0 +1,158 @@
+"""What every check is made of: an entry of the contract, and what it finds in a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harvest_nb.errors import CheckError
+from harvest_nb.sandbox.base import Completed, Sandbox
+
+__all__ = ["GROUPS", "Check", "Context", "Group", "Outcome", "program", "shorten"]
+
+Group = Literal["tools", "security", "sdk", "mcp", "browser", "config"]
+GROUPS: tuple[Group, ...] = ("tools", "security", "sdk", "mcp", "browser", "config")
+
+_PROGRAMS = Path(__file__).resolve().parent / "programs"
+_SHOWN = 400  # characters of an observation that a row keeps
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found: `ok`, in words, and a hint that replaces the contract's where it says more."""
+
+    ok: bool
+    observed: str
+    hint: str = ""
+
+
+@dataclass
+class Context:
+    """One validation: the sandbox, and what its checks share.
+
+    `source_root` is the checkout that config files are compared with, or None.
+    """
+
+    sandbox: Sandbox
+    source_root: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the report should know besides its rows."""
+    _manifest: dict[str, Any] | None = None
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.scratch = self.sandbox.workspace / f".checks-{uuid.uuid4().hex[:12]}"
+        """A folder of this validation alone; removed at its end."""
+
+    def expand(self, text: str) -> str:
+        """`text` with `{workdir}`, `{workspace}`, `{home}`, `{memory_file}`, `{scratch}` filled in."""
+        for name, path in (
+            ("workdir", self.sandbox.workdir),
+            ("workspace", self.sandbox.workspace),
+            ("home", self.sandbox.home),
+            ("memory_file", self.sandbox.memory_file),
+            ("scratch", self.scratch),
+        ):
+            text = text.replace("{" + name + "}", str(path))
+        return text
+
+    def located(self, image_path: str) -> PurePosixPath:
+        """Where a path of the image, such as `/app/claude.md`, lies in this sandbox."""
+        path = PurePosixPath(image_path)
+        return self.sandbox.workdir / path.relative_to("/app") if path.is_relative_to("/app") else path
+
+    async def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        """`sandbox.run` with placeholders filled in."""
+        return await self.sandbox.run([self.expand(part) for part in argv], **options)
+
+    async def python(self, name: str, *args: str) -> Any:
+        """What the program `programs/<name>.py` prints as JSON, run by the sandbox's Python from its input.
+
+        Raises:
+            CommandError: it failed.
+        """
+        done = await self.run(["python3", "-I", "-", *args], input=program(f"{name}.py"))
+        return json.loads(done.check().stdout)
+
+    async def node(self, name: str, *args: str, env: dict[str, str] | None = None) -> Completed:
+        """The ended program `programs/<name>.mjs`, whose imports resolve from the sandbox's `workdir`."""
+        argv = ["node", "--input-type=module", "-", *args]
+        return await self.run(argv, input=program(f"{name}.mjs"), env=env, cwd=self.sandbox.workdir)
+
+    async def manifest(self) -> dict[str, Any]:
+        """The baked `manifest.json`, read once.
+
+        Raises:
+            CheckError: it is missing or is no JSON object.
+        """
+        async with self._lock:
+            if self._manifest is None:
+                path = self.sandbox.workdir / "manifest.json"
+                try:
+                    loaded = json.loads(await self.sandbox.read(path))
+                except (OSError, ValueError) as error:
+                    raise CheckError(
+                        f"{path} cannot be read: {error}", hint="build the image again"
+                    ) from error
+                if not isinstance(loaded, dict):
+                    raise CheckError(f"{path} holds no JSON object", hint="build the image again")
+                self._manifest = loaded
+            return self._manifest
+
+
+class Check(BaseModel):
+    """One entry of the contract; each kind adds its own fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._:-]*$")
+    group: Group
+    hint: str = Field(min_length=1)
+    """What a person can do when the check fails."""
+    timeout: float = Field(default=30, gt=0, le=900)
+    """Seconds after which the check has failed."""
+    image_only: bool = False
+    """Asks for a property of the image or of its isolation; `n/a` where nothing isolates (`host`)."""
+    providers: tuple[str, ...] | None = None
+    """Providers to which the check applies; None for all."""
+    after: tuple[str, ...] = ()
+    """Checks without which this one says nothing new: when one of them fails, this one is `n/a`."""
+
+    def expected(self) -> str:
+        """What the check asks for, in words."""
+        raise NotImplementedError
+
+    async def observe(self, context: Context) -> Outcome:
+        """Look into the sandbox. Whatever it raises is a failure of the check."""
+        raise NotImplementedError
+
+    def expand(self) -> tuple[Check, ...]:
+        """The checks that this entry stands for: itself, or one a server."""
+        return (self,)
+
+    def not_applicable(self, context: Context) -> str:
+        """Why the check does not apply to this sandbox; empty when it does."""
+        sandbox = context.sandbox
+        if self.providers is not None and sandbox.provider not in self.providers:
+            return f"holds for {', '.join(self.providers)} only; this is {sandbox.provider}"
+        if self.image_only and not sandbox.isolated:
+            return f"a property of the image: the {sandbox.provider} provider has none and isolates nothing"
+        return ""
+
+
+def program(name: str) -> bytes:
+    """The bytes of a program that checks run in the sandbox."""
+    return (_PROGRAMS / name).read_bytes()
+
+
+def shorten(text: str) -> str:
+    """`text` on one line, at most some hundred characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"

@@ -1,0 +1,142 @@
+"""What can be said of an image without starting it: from `docker inspect`, its history, its baked manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from harvest_nb.checks.base import Group, Outcome, shorten
+from harvest_nb.checks.report import Report, Row
+from harvest_nb.checks.security import secret_variables
+from harvest_nb.redact import find_secret_shapes
+from harvest_nb.snapshot import manifest as manifests
+
+__all__ = ["validate_image"]
+
+# `NAME=value` in a step of the history: the classic builder writes build arguments as `|1 NAME=value /bin/sh …`.
+_ASSIGNMENT = re.compile(r"(?<![\w$])([A-Za-z_][A-Za-z0-9_]*)=(\"[^\"]*\"|'[^']*'|[^\s;&|]+)")
+
+
+def validate_image(
+    inspect: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    *,
+    manifest: bytes | None = None,
+    allow: Iterable[str] = (),
+) -> Report:
+    """Rows about the image itself, to be added to those of a sandbox (`report + validate_image(...)`).
+
+    Args:
+        inspect: what the engine's `inspect_image` gives: `Id`, `Config` with `User`, `Env`, `Labels`.
+        history: what the engine's `history` gives: entries with `CreatedBy`.
+        manifest: the bytes of the baked `manifest.json`; without them the labels are not compared (`n/a`).
+        allow: variables that may be named like a secret.
+    """
+    config = inspect.get("Config") or {}
+    labels: Mapping[str, str] = config.get("Labels") or {}
+    steps = [str(entry.get("CreatedBy") or "") for entry in history]
+    allowed = tuple(allow)
+    start = time.monotonic()
+    rows = [
+        _row(
+            "image-user",
+            "security",
+            "a user that is not root",
+            "end the Dockerfile with `USER harvest`",
+            lambda: _user(str(config.get("User") or "")),
+        ),
+        _row(
+            "image-environment",
+            "security",
+            "no secret-like variable in ENV",
+            "take the variable out of the Dockerfile; a token comes with the sandbox, and this one must be revoked",
+            lambda: _found(
+                secret_variables(_pairs(config.get("Env") or []), allowed), "variables", config.get("Env")
+            ),
+        ),
+        _row(
+            "image-labels",
+            "security",
+            "no secret-like label",
+            "take the label out of the build, and revoke what it showed",
+            lambda: _found(secret_variables(labels, allowed), "labels", labels),
+        ),
+        _row(
+            "image-history",
+            "security",
+            "no secret in the history's steps",
+            "a token was a build argument or stood in a RUN line: revoke it and build without",
+            lambda: _history(steps, allowed),
+        ),
+        _row(
+            "image-manifest-label",
+            "config",
+            "the labels that the baked manifest gives",
+            "labels and manifest come from different builds: build the image again",
+            (lambda: _labels(labels, manifest)) if manifest is not None else None,
+        ),
+    ]
+    return Report(rows, subject=str(inspect.get("Id", "")), seconds=time.monotonic() - start)
+
+
+def _row(check: str, group: Group, expected: str, hint: str, look: Callable[[], Outcome] | None) -> Row:
+    start = time.monotonic()
+    if look is None:
+        return Row(check, group, expected, "the manifest was not given", "n/a", 0.0, "")
+    outcome = look()
+    seconds = time.monotonic() - start
+    return Row(
+        check,
+        group,
+        expected,
+        outcome.observed,
+        "pass" if outcome.ok else "fail",
+        seconds,
+        "" if outcome.ok else hint,
+    )
+
+
+def _user(user: str) -> Outcome:
+    name = user.partition(":")[0]
+    return Outcome(name not in ("", "0", "root"), user or "none, which is root")
+
+
+def _pairs(environment: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (entry.partition("=") for entry in environment)}
+
+
+def _found(found: Mapping[str, str], noun: str, everything: Any) -> Outcome:
+    if found:
+        return Outcome(False, shorten("; ".join(f"{name}: {why}" for name, why in sorted(found.items()))))
+    return Outcome(True, f"none in {len(everything or ())} {noun}")
+
+
+def _history(steps: Sequence[str], allow: tuple[str, ...]) -> Outcome:
+    problems: list[str] = []
+    for number, step in enumerate(steps, 1):
+        where = f"step {len(steps) - number + 1} of {len(steps)}"
+        problems += [f"{where}: shape of a {kind} credential" for kind in find_secret_shapes(step)]
+        assigned = {name: value.strip("\"'") for name, value in _ASSIGNMENT.findall(step)}
+        # A reference such as TOKEN=${TOKEN} shows no value.
+        literal = {name: value for name, value in assigned.items() if not value.startswith("$")}
+        problems += [f"{where}: {name} {why}" for name, why in secret_variables(literal, allow).items()]
+    return Outcome(not problems, shorten("; ".join(dict.fromkeys(problems))) or f"none in {len(steps)} steps")
+
+
+def _labels(labels: Mapping[str, str], manifest: bytes) -> Outcome:
+    try:
+        expected = manifests.labels(json.loads(manifest))
+    except (ValueError, KeyError, TypeError) as error:
+        return Outcome(False, f"manifest.json gives no labels: {type(error).__name__}: {error}")
+    # The digest is that of the very bytes in the image, not of the manifest encoded anew.
+    expected[manifests.LABEL_MANIFEST] = hashlib.sha256(manifest).hexdigest()
+    problems = [
+        f"label {name} is {labels.get(name, 'missing')}, the manifest gives {value}"
+        for name, value in expected.items()
+        if labels.get(name) != value
+    ]
+    return Outcome(not problems, shorten("; ".join(problems)) or f"{len(expected)} labels agree")

@@ -1,0 +1,93 @@
+"""Secrets in layers, on a real image of a few steps, and on what is no image at all."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harvest_nb.checks import validate_layers
+from harvest_nb.checks.layers import scan_layers
+from harvest_nb.engine import DockerClient
+from harvest_nb.snapshot.base import resolve_base
+
+TOKEN = "ghp_" + secrets.token_hex(20)
+REMOVED = ("COPY note /opt/note", "RUN rm /opt/note")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HARVEST_CACHE", str(tmp_path))
+
+
+def packed(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name.replace("__", "/"))
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def image(engine: DockerClient, request: pytest.FixtureRequest) -> Iterator[str]:
+    base = resolve_base(engine, say=lambda _: None)
+    lines = [f"FROM {base.reference}", *request.param]
+    tag = f"harvest-test-layers:{secrets.token_hex(4)}"
+    context = io.BytesIO(packed(Dockerfile="\n".join(lines).encode(), note=TOKEN.encode()))
+    said = list(engine.api.build(fileobj=context, custom_context=True, tag=tag, rm=True, decode=True))
+    assert not [line["error"] for line in said if "error" in line]
+    yield tag
+    # Not with noprune: its own steps go too; the base has a name, and stays.
+    engine.api.remove_image(tag, force=True)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (REMOVED, True),
+        (("RUN echo nothing > /opt/note",), False),
+    ],
+    indirect=["image"],
+    ids=["removed", "clean"],
+)
+def test_what_a_layer_holds_is_named_and_never_shown(engine: DockerClient, image: str, found: bool):
+    described = engine.api.inspect_image(image)
+    exports: list[int] = []
+
+    def export() -> Iterator[bytes]:
+        exports.append(1)
+        yield from engine.api.get_image(image, chunk_size=1 << 20)
+
+    report = validate_layers(described, export)
+    assert report.ok is not found
+    assert TOKEN not in report.to_json()
+    if found:
+        (row,) = report.failures
+        assert "shape of a GitHub credential in /" in row.observed
+        assert row.hint
+    # What was clean is known, what was not is looked at again.
+    again = validate_layers(described, export)
+    assert again.ok is not found
+    assert len(exports) == (2 if found else 1)
+
+
+def test_a_layer_that_was_not_exported_is_a_failure():
+    described = {"Id": "sha256:1", "RootFS": {"Layers": ["sha256:" + "a" * 64]}}
+    report = validate_layers(described, lambda: iter([packed(x=b"no layer")]))
+    assert [row.check for row in report.failures] == ["image-layers"]
+    assert "was not exported" in report.failures[0].observed
+
+
+def test_both_layouts_of_an_archive_are_read():
+    token = TOKEN.encode()
+    layer = packed(opt__note=token, opt__binary=b"\0" + token, app__node_modules__theirs=token)
+    for name in ("0123__layer.tar", "blobs__sha256__0123"):
+        found = scan_layers(iter([packed(**{name: layer})]))
+        assert list(found.values()) == [["shape of a GitHub credential in /opt/note"]]
