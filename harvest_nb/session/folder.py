@@ -1,0 +1,196 @@
+"""The run folder: everything one run said and did, append-only, on disk before anybody else sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harvest_nb.errors import RunFolderError
+from harvest_nb.machine.locks import is_locked
+from harvest_nb.redact import Redactor
+
+__all__ = ["RunFolder", "append_whole", "entries_of", "is_written", "now"]
+
+_SCHEMA = 1
+_RESERVE = 64 * 1024  # bytes kept for the end of run.json on a disk that has filled up
+
+
+class RunFolder:
+    """Writes `runs/<run id>/`: `run.json`, `stream.jsonl`, `stderr.log`, `transcript/`, `memory.*.jsonl`.
+
+    Args:
+        base: the folder of all runs; made if missing.
+        redactor: applied to every text before it is written.
+        about: the first content of `run.json`.
+
+    Raises:
+        RunFolderError: the folder cannot be made or written.
+    """
+
+    def __init__(self, base: Path, redactor: Redactor, about: Mapping[str, Any]) -> None:
+        self.redactor = redactor
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.path = base.resolve() / self.id
+        try:
+            self.path.mkdir(parents=True)
+            self._stream = (self.path / "stream.jsonl").open("ab", buffering=0)
+            fcntl.flock(self._stream, fcntl.LOCK_SH)  # goes with this process, however it ends
+            self._stderr = (self.path / "stderr.log").open("ab", buffering=0)
+            self._reserve = self.path / ".reserve"
+            self._reserve.write_bytes(bytes(_RESERVE))
+        except OSError as error:
+            raise RunFolderError(
+                f"Cannot write run folder {self.path}: {error.strerror}", hint="give another `runs_dir`"
+            ) from error
+        self._start = time.monotonic()
+        self._sequence = 0
+        self.about: dict[str, Any] = {
+            "schema": _SCHEMA,
+            "run_id": self.id,
+            "created": now(),
+            "status": "running",
+            "exit_reason": None,
+            "marks": {},
+            **about,
+        }
+        self.save()
+
+    def save(self, **changes: Any) -> None:
+        """Update `run.json`, whole or not at all.
+
+        Raises:
+            RunFolderError: it cannot be written; the file before it stays.
+        """
+        self.about |= changes
+        text = self.redactor.text(json.dumps(self.about, indent=2, ensure_ascii=False, default=str))
+        self._replace(self.path / "run.json", f"{text}\n".encode("utf-8", "surrogatepass"))
+
+    def mark(self, name: str) -> None:
+        """Note how many seconds after its start the run came to `name`; the first time counts."""
+        self.about["marks"].setdefault(name, round(time.monotonic() - self._start, 6))
+
+    def record(self, direction: str, message: bytes) -> str | None:
+        """Append one message: `"out"` from the desk to the CLI, `"in"` the other way.
+
+        Args:
+            message: the JSON object as it crossed the wire, on one line.
+
+        Returns:
+            The message as it was written, if a secret in it was replaced.
+        """
+        text = message.decode("utf-8", "surrogateescape")
+        safe = self.redactor.text(text)
+        line = (
+            f'{{"seq": {self._sequence}, "t": {time.time():.6f}, "dir": "{direction}", "message": {safe}}}\n'
+        )
+        self._write(self._stream.fileno(), line)
+        self._sequence += 1
+        return None if safe == text else safe
+
+    def stderr(self, line: str) -> None:
+        """Append one line of the CLI's standard error."""
+        self._write(self._stderr.fileno(), self.redactor.text(line) + "\n")
+
+    def _write(self, descriptor: int, line: str) -> None:
+        try:
+            append_whole(descriptor, line.encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunFolderError:
+        return RunFolderError(
+            f"Cannot write to run folder {self.path}: {error.strerror}",
+            hint="free some space; what was written before is whole",
+        )
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file of the folder, redacted, whole or not at all; `name` may lead into a subfolder.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        text = self.redactor.text(data.decode("utf-8", "surrogateescape"))
+        self._replace(self.path / name, text.encode("utf-8", "surrogateescape"))
+
+    def _replace(self, target: Path, data: bytes) -> None:
+        temporary = target.with_name(f".{target.name}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise self._unwritable(error) from error
+
+    def finish(self, **changes: Any) -> None:
+        """Write how the run ended and close the files; a disk that is full has kept room for that."""
+        self._reserve.unlink(missing_ok=True)
+        # Whatever else keeps it from being written has been reported by the write that met it first.
+        with contextlib.suppress(RunFolderError):
+            self.save(**changes)
+        self.close()
+
+    def close(self) -> None:
+        """Close the files. Safe to call twice."""
+        if not self._stream.closed:
+            self._reserve.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.fsync(self._stream.fileno())
+            self._stream.close()
+            self._stderr.close()
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a live process still records into that run folder."""
+    try:
+        return is_locked(folder / "stream.jsonl")
+    except OSError:
+        return False  # it cannot be opened, or its disk knows no locks
+
+
+def entries_of(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of lines, none if there is no such file.
+
+    A line that cannot be read is left out: whoever wrote it was killed while they did.
+    """
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
+
+
+def append_whole(descriptor: int, data: bytes) -> None:
+    """Append to a file whole or not at all: half a line would be a problem for every reader.
+
+    Raises:
+        OSError: it cannot be written; what stood there before is as it was.
+    """
+    view = memoryview(data)
+    written = 0
+    try:
+        while written < len(view):
+            written += os.write(descriptor, view[written:])
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise
+
+
+def now() -> str:
+    """The time as run folders write it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,209 @@
+"""Going on with a recorded session: in another sandbox, from another point, or as a branch of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import json
+import re
+import tarfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from harvest_nb.errors import RunFolderError, SandboxError
+from harvest_nb.sandbox.base import Sandbox
+from harvest_nb.session.folder import entries_of, is_written
+from harvest_nb.session.options import config_dir
+from harvest_nb.session.said import main_thread
+
+__all__ = ["Past", "claimed", "cost_so_far", "find_past", "project_key", "put_back"]
+
+_CLAIMS = "resumed.jsonl"
+_SECOND = len("20260101T000000")
+_LONGEST_KEY = 200  # beyond it the CLI shortens the key with a hash of its own
+
+
+@dataclass(frozen=True)
+class Past:
+    """A recorded session to go on with.
+
+    `fork` goes on under a new session id; `at` is the UUID of the last message that counts.
+    """
+
+    folder: Path
+    run_id: str
+    session_id: str
+    fork: bool = False
+    at: str | None = None
+
+    def about(self) -> dict[str, Any]:
+        """What `run.json` says of it."""
+        return {"run_id": self.run_id, "session_id": self.session_id, "forked": self.fork, "at": self.at}
+
+
+def find_past(
+    run: Path | str, runs_dir: Path = Path("runs"), *, fork: bool = False, at: str | None = None
+) -> Past:
+    """The session of a recorded run.
+
+    Args:
+        run: a run folder, a run's id, a session's id, or `"latest"`.
+
+    Raises:
+        RunFolderError: there is no such run, or its folder holds no transcript of the session, or no message `at`.
+    """
+    folder = _find(run, runs_dir)
+    try:
+        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"Cannot read {folder / 'run.json'}: {error}") from error
+    session_id = about.get("session_id")
+    said = main_thread(folder, session_id) if session_id else []
+    if not said:
+        raise RunFolderError(
+            f"Run {folder.name} holds no transcript to go on from",
+            hint="it ended before the session had begun: run its prompt again",
+        )
+    if at is not None and not any(entry.get("uuid") == at for entry in said):
+        raise RunFolderError(
+            f"Run {folder.name} holds no message {at} to go on from",
+            hint="the column `uuid` of `load(…).messages` has the messages' UUIDs",
+        )
+    return Past(folder, str(about["run_id"]), session_id, fork, at)
+
+
+def _find(run: Path | str, runs_dir: Path) -> Path:
+    if isinstance(run, Path) or "/" in run or Path(run).is_dir():
+        folder = Path(run)
+    elif run == "latest":
+        runs = sorted(path.parent for path in runs_dir.glob("*/run.json"))
+        if not runs:
+            raise RunFolderError(
+                f"There is no run in {runs_dir}", hint="run something first: `harvest-nb run …`"
+            )
+        # Their names tell seconds; `created` tells which of one second came last.
+        last = [folder for folder in runs if folder.name[:_SECOND] == runs[-1].name[:_SECOND]]
+        folder = max(last, key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
+    else:
+        folder = runs_dir / run
+        if not folder.is_dir():
+            found = sorted(runs_dir.glob(f"*/transcript/{run}.jsonl"))
+            folder = found[-1].parent.parent if found else folder
+    if not (folder / "run.json").is_file():
+        raise RunFolderError(
+            f"There is no run {run} in {runs_dir}",
+            hint="name a run folder, a run's id, a session's id, or latest",
+        )
+    return folder.resolve()
+
+
+def claimed(past: Past, by: Path) -> Past:
+    """`past`, as a fork if somebody else has gone on with that run already.
+
+    The first who does keeps the session id; whoever comes later gets a branch under an id of its own, so that no
+    two sessions of one id say different things; so does who comes while the run goes on. Whoever ended before they
+    had said anything does not count.
+
+    Args:
+        by: the run folder of whoever goes on.
+    """
+    if past.fork or is_written(past.folder):
+        return replace(past, fork=True)
+    try:
+        with (past.folder / _CLAIMS).open("a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            first = not any(map(_went_on, file))
+            file.write(json.dumps({"t": round(time.time(), 3), "by": str(by)}) + "\n")
+    except PermissionError:
+        first = False  # an archive that nobody may write to: a branch does no harm
+    return past if first else replace(past, fork=True)
+
+
+def _went_on(claim: str) -> bool:
+    """Whether who claimed a run may have said something, or may still do so."""
+    try:
+        about = json.loads((Path(json.loads(claim)["by"]) / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError):
+        return True  # unknown: a branch does no harm
+    return about["status"] == "running" or bool(about.get("prompts"))
+
+
+async def project_key(sandbox: Sandbox) -> str:
+    """The folder's name under `projects/` in which the CLI keeps the sessions of the sandbox's `workdir`.
+
+    Every character but ASCII letters and digits becomes a hyphen (Claude Agent SDK, `_sanitize_path`).
+
+    Raises:
+        SandboxError: the path is too long for that.
+    """
+    path = (await sandbox.run(["pwd", "-P"], cwd=sandbox.workdir)).check().text.rstrip("\n")
+    if len(path) > _LONGEST_KEY:
+        raise SandboxError(f"The path {path} is too long for a session", hint="use a shorter cache folder")
+    return re.sub(r"[^a-zA-Z0-9]", "-", path)
+
+
+async def cost_so_far(sandbox: Sandbox, session_id: str) -> float | None:
+    """What the CLI's transcript in `sandbox` says that a session has cost, in US dollars; None without a transcript.
+
+    The CLI refuses to resume a session of which it has written down nothing. A CLI that ends in peace leaves a
+    `cost-state`, and the next one goes on from that figure; one that was killed leaves none.
+    """
+    # A working directory's key begins with a hyphen.
+    find = 'cd "$1"/projects && cat ./*/"$2".jsonl | { grep \'"type":"cost-state"\' || :; } | tail -n 1'
+    exists = f'ls "$1"/projects/*/"$2".jsonl > /dev/null && {find}'
+    kept = await sandbox.run(["sh", "-c", exists, "sh", config_dir(sandbox), session_id], cwd=sandbox.home)
+    if not kept.ok:
+        return None
+    try:
+        return float(json.loads(kept.text)["totalCostUSD"])
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+
+
+async def put_back(sandbox: Sandbox, past: Past) -> None:
+    """Put a session's transcript, its sub-agents and its memory graph where the CLI in `sandbox` looks for them.
+
+    Raises:
+        SandboxError: the sandbox does not take them.
+    """
+    base = f"{config_dir(sandbox)}/projects/{await project_key(sandbox)}"
+    packed = await asyncio.to_thread(_pack, past.folder, past.session_id)
+    unpack = 'mkdir -p "$1" && tar -C "$1" -xf -'
+    (await sandbox.run(["sh", "-c", unpack, "sh", base], input=packed, cwd=sandbox.home)).check()
+    memory = past.folder / "memory.after.jsonl"
+    if memory.is_file():
+        await sandbox.write(sandbox.memory_file, memory.read_bytes())
+
+
+def _pack(folder: Path, session_id: str) -> bytes:
+    transcript, buffer = folder / "transcript", io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        _add(archive, Path(f"{session_id}.jsonl"), _jsonl(main_thread(folder, session_id)))
+        for path in sorted((transcript / session_id).rglob("*")):
+            name = path.relative_to(transcript)
+            if path.suffix == ".jsonl":
+                entries = entries_of(path)
+                about = [entry for entry in entries if entry.get("type") == "agent_metadata"]
+                if about:
+                    kept = {key: value for key, value in about[-1].items() if key != "type"}
+                    _add(archive, name.with_suffix(".meta.json"), json.dumps(kept).encode())
+                _add(archive, name, _jsonl([entry for entry in entries if entry not in about]))
+            elif path.is_file():
+                _add(archive, name, path.read_bytes())
+    return buffer.getvalue()
+
+
+def _jsonl(entries: list[dict[str, Any]]) -> bytes:
+    # Without spaces, as the CLI writes them: it looks for some by their bytes.
+    lines = (json.dumps(entry, ensure_ascii=False, separators=(",", ":")) for entry in entries)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+
+
+def _add(archive: tarfile.TarFile, name: Path, data: bytes) -> None:
+    entry = tarfile.TarInfo(PurePosixPath(name).as_posix())
+    entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
+    archive.addfile(entry, io.BytesIO(data))

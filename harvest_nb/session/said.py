@@ -1,0 +1,58 @@
+"""What was said in a recorded session: its transcript, and what the desk had heard before that was written down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harvest_nb.session.folder import entries_of
+
+__all__ = ["main_thread"]
+
+
+def main_thread(folder: Path, session_id: str) -> list[dict[str, Any]]:
+    """The transcript's entries, main thread only, as the CLI keeps them; empty if nothing was said.
+
+    The CLI mirrors a message a moment after it has sent it. Where the desk or the CLI was killed in that moment, the
+    stream holds what the transcript lacks; it comes after it, each message as the child of the one before.
+    """
+    kept = entries_of(folder / "transcript" / f"{session_id}.jsonl")
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if about["status"] not in ("running", "died"):
+        return kept
+    known = {entry["uuid"] for entry in kept if "uuid" in entry}
+    parent = next((entry["uuid"] for entry in reversed(kept) if entry.get("uuid")), None)
+    for line in _unwritten(folder / "stream.jsonl", known):
+        message = line["message"]
+        kept.append(
+            {
+                "parentUuid": parent,
+                "isSidechain": False,
+                "userType": "external",
+                "entrypoint": "sdk-py",
+                "type": message["type"],
+                "message": message["message"],
+                "uuid": message["uuid"],
+                "timestamp": message.get("timestamp") or about["created"],
+                "sessionId": session_id,
+                "version": about.get("cli_version"),
+            }
+        )
+        parent = message["uuid"]
+    return kept
+
+
+def _unwritten(stream: Path, known: set[str]) -> list[dict[str, Any]]:
+    """The stream's last messages, of those that a transcript keeps, from the first on that it does not have."""
+    found: list[dict[str, Any]] = []
+    for line in entries_of(stream):
+        match line:
+            case {"message": {"type": "user" | "assistant", "uuid": str(uuid), "message": {}} as message}:
+                if message.get("parent_tool_use_id"):
+                    continue  # a sub-agent's, which has a transcript of its own
+                if uuid in known or line["dir"] == "out":
+                    found.clear()  # what came before is written down, or was stopped before anybody heard it
+                if uuid not in known:
+                    found.append(line)
+    return found

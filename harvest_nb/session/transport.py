@@ -1,0 +1,212 @@
+"""`SandboxTransport`: the Claude Agent SDK here, the `claude` CLI in a sandbox.
+
+The SDK's control protocol crosses the CLI's standard streams unchanged. What the SDK does only for its own
+subprocess transport is done here too: options become flags, and the CLI's environment names the SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from claude_agent_sdk import ClaudeAgentOptions, Transport, __version__
+from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
+from claude_agent_sdk.types import _configure_can_use_tool
+
+from harvest_nb.errors import CLINotFound, SandboxError, SessionError
+from harvest_nb.sandbox.base import Process, Sandbox
+
+__all__ = ["SandboxTransport", "command"]
+
+_log = logging.getLogger(__name__)
+Tap = Callable[[str, dict[str, Any], bytes], dict[str, Any]]
+"""Takes a direction (`"out"`, `"in"`), a message and its bytes; gives the message to go on with."""
+
+
+def command(options: ClaudeAgentOptions, cli: str = "claude") -> list[str]:
+    """The CLI's argument list for `options`, as the SDK's own transport would make it.
+
+    The method is private, so the SDK is pinned and a test holds this contract.
+    """
+    configured = _configure_can_use_tool(options)
+    configured.cli_path = cli
+    return SubprocessCLITransport(prompt="", options=configured)._build_command()
+
+
+class SandboxTransport(Transport):
+    """See `claude_agent_sdk.Transport`.
+
+    Args:
+        sandbox: where the CLI runs; it outlives the transport.
+        options: the session's options; their `env` must not hold secrets.
+        env: the CLI's environment, secrets included; it goes nowhere else.
+        tap: called with each message before anybody else sees it; of one that came in, what it gives is seen.
+        on_stderr: called with each line of the CLI's standard error.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        options: ClaudeAgentOptions,
+        *,
+        env: Mapping[str, str] | None = None,
+        tap: Tap = lambda _direction, message, _raw: message,
+        on_stderr: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self._sandbox, self._options = sandbox, options
+        self._env, self._tap, self._on_stderr = dict(env or {}), tap, on_stderr
+        self._process: Process | None = None
+        self._stderr: asyncio.Task[None] | None = None
+        self._write_lock = asyncio.Lock()
+        self._ready = False
+        self.error: Exception | None = None
+        """What ended the stream, when it was not its regular end."""
+
+    async def connect(self) -> None:
+        """Start the CLI.
+
+        Raises:
+            CLINotFound: there is no `claude` in the sandbox.
+            SandboxError: the sandbox cannot start it, or has gone.
+        """
+        if self._process is not None:
+            return
+        cwd = str(self._options.cwd or self._sandbox.workdir)
+        env = {
+            "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
+            "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
+            **self._options.env,
+            **self._env,
+            "CLAUDE_AGENT_SDK_VERSION": __version__,
+            "PWD": cwd,
+        }
+        try:
+            self._process = await self._sandbox.spawn(command(self._options), env=env, cwd=cwd)
+        except SandboxError as error:
+            if error.data.get("errno") == errno.ENOENT:
+                raise CLINotFound(
+                    f"There is no `claude` command in {self._sandbox!r}",
+                    hint="use an image built by `harvest-nb build`, and see `harvest-nb validate`",
+                ) from error
+            raise
+        self._stderr = asyncio.create_task(self._read_stderr(self._process))
+        self._ready = True
+
+    async def _read_stderr(self, process: Process) -> None:
+        try:
+            async for line in _lines(process.stderr):
+                self._on_stderr(line.decode("utf-8", "replace"))
+        except Exception as error:  # noqa: BLE001 - raised where messages are read, which ends with the process
+            self.error = self.error or error
+            await process.kill()
+
+    async def write(self, data: str) -> None:
+        """Send one or more JSON lines to the CLI."""
+        async with self._write_lock:
+            if self._process is None or not self._ready:
+                raise SessionError("The CLI is not running, so nothing can be sent to it")
+            raw = data.encode("utf-8", "surrogatepass")
+            for line in raw.split(b"\n"):
+                if line.strip():
+                    self._tap("out", json.loads(line), line)
+            await self._process.stdin.send(raw)
+
+    def read_messages(self) -> AsyncIterator[dict[str, Any]]:
+        """The CLI's messages, each recorded before it is given."""
+        return self._read()
+
+    async def _read(self) -> AsyncIterator[dict[str, Any]]:
+        if self._process is None:
+            raise SessionError("The CLI has not been started")
+        process = self._process
+        try:
+            async for line in _lines(process.stdout):
+                message = self._message(line)
+                if message is not None:
+                    yield message
+            self._ready = False
+            code = await process.wait()
+        except Exception as error:
+            self.error = self.error or error
+            raise
+        if self.error is not None:
+            raise self.error
+        if code != 0:
+            self.error = SessionError(f"The claude CLI ended {_how(code)}", code=code)
+            raise self.error
+
+    def _message(self, line: bytes) -> dict[str, Any] | None:
+        """The message on a line, recorded; what is none goes where standard error goes."""
+        line = line.strip()
+        if not line.startswith(b"{"):
+            if line:
+                self._on_stderr(f"[stdout] {line.decode('utf-8', 'replace')}")
+            return None
+        try:
+            message: dict[str, Any] = json.loads(line)
+        except ValueError:
+            # Only the last line of a CLI that was killed in mid-write looks like this.
+            self._on_stderr(f"[stdout, cut] {line.decode('utf-8', 'replace')}")
+            return None
+        return self._tap("in", message, line)
+
+    async def kill(self) -> None:
+        """End the CLI and everything in its process group at once."""
+        self._ready = False
+        if self._process is not None:
+            await self._process.kill()
+
+    async def end_input(self) -> None:
+        """End the CLI's standard input."""
+        if self._process is not None:
+            await self._process.stdin.aclose()
+
+    async def close(self) -> None:
+        """End the CLI: end of input, then SIGTERM, then SIGKILL, each with a bound. Safe to call twice."""
+        self._ready = False
+        process, self._process = self._process, None
+        if process is not None:
+            await process.stdin.aclose()
+            for sig, seconds in ((None, 3.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
+                if sig is not None:
+                    await process.kill(sig)
+                # A sandbox that has gone took the process with it: there is nothing left to end.
+                with contextlib.suppress(TimeoutError, SandboxError):
+                    await asyncio.wait_for(process.wait(), seconds)
+                    break
+        if self._stderr is not None:
+            stderr, self._stderr = self._stderr, None
+            await asyncio.wait([stderr], timeout=1)
+            stderr.cancel()
+
+    def is_ready(self) -> bool:
+        """Whether the CLI can be written to."""
+        return self._ready
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Lines of any length from chunks of any size, without their ends; also a last one without an end."""
+    parts: list[bytes] = []
+    async for chunk in chunks:
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            parts.append(line)
+            yield b"".join(parts)
+            parts = []
+        if rest:
+            parts.append(rest)
+    if parts:
+        yield b"".join(parts)
+
+
+def _how(code: int) -> str:
+    if code > 128:
+        with contextlib.suppress(ValueError):
+            return f"by {signal.Signals(code - 128).name}"
+    return f"with exit code {code}"
