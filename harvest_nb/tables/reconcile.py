@@ -1,0 +1,323 @@
+"""Reported against counted cost, run by run, with a reason for every difference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from harvest_nb.prices import PriceTable, Rates, canonical_model
+from harvest_nb.tables.costs import UNITEMISED, UNITS, priced, total
+
+__all__ = ["EXPLAINED_BELOW", "REASONS", "TOLERANCE", "Account", "Reconciled", "reconcile"]
+
+TOLERANCE = Decimal("0.000001")
+"""USD; the CLI adds up floats."""
+EXPLAINED_BELOW = Decimal("0.01")
+"""USD; an unexplained difference above it is a row of `problems`."""
+
+_KINDS_OF_WRITE = ("cache_write_5m_tokens", "cache_write_1h_tokens")
+
+REASONS: Mapping[str, str] = {
+    "equal": "reported and counted cost agree to a millionth of a dollar",
+    "no_result": "the run ended without a result, so nothing was reported",
+    "no_rows": "nothing but the result was recorded, so nothing could be counted",
+    "count_missing": "a count is missing that the cost depends on",
+    "unpriced_model": "the price table has no price for a model that answered",
+    "cli_price_unknown": "the CLI did not know a model's price and took another model's",
+    "rows_after_result": "responses were recorded after the last result and are not in its figures",
+    "background_model": "the CLI used a model that is in no row (titles, summaries, searches)",
+    "placeholder_output": "a response has no final row: its output tokens are a placeholder",
+    "subagents_not_recorded": "sub-agents worked whose responses are in no row",
+    "requests_not_recorded": "the CLI counted more input than the rows show: requests without a row",
+    "resumed_process": "the session was resumed: its rows go further back than the figures of the last process",
+    "rows_not_in_result": "the rows show more than the CLI counted",
+    "price_table_differs": "the tokens agree; the CLI's prices are not this table's",
+    "unexplained": "none of the known reasons holds",
+}
+
+
+@dataclass
+class Account:
+    """What is known about one run's cost.
+
+    Args:
+        usage: its rows of `usage`, those that another run counts included.
+        results: its rows of `result_usage`.
+        reported: `total_cost_usd` of the last result of each process, added up.
+        after_result: whether responses were recorded after the last result.
+        resumed: whether rows of earlier processes are in the run.
+        lone_agents: whether sub-agents were started of which no response is recorded.
+        silent: whether a response does not say what it used.
+    """
+
+    usage: Sequence[Mapping[str, Any]]
+    results: Sequence[Mapping[str, Any]]
+    reported: Decimal | None
+    after_result: bool
+    resumed: bool
+    lone_agents: bool
+    silent: bool = False
+
+    @property
+    def last(self) -> list[Mapping[str, Any]]:
+        """The last result's rows of each process: these add up."""
+        return [row for row in self.results if row["is_last"]]
+
+    @property
+    def not_final(self) -> bool:
+        """Whether a response's output is a placeholder."""
+        return any(not row["output_final"] for row in self.usage)
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """The costs of one run from three sources, in USD; `None` where a source is silent."""
+
+    rows: Decimal | None
+    model_usage: Decimal | None
+    reported: Decimal | None
+    repriced: Decimal | None
+    reason: str
+    parts: Mapping[str, Decimal] = field(default_factory=dict)
+    """The residual by reason, as far as tokens and prices explain it."""
+    unexplained: Decimal | None = None
+    """What no reason accounts for, also where another reason is the larger part; None where nothing was reported."""
+    missing: Sequence[Mapping[str, Any]] = ()
+    """What the result reports and no row shows, as rows of `costs` without their place."""
+
+    @property
+    def residual(self) -> Decimal | None:
+        """Reported less counted."""
+        return _less(self.reported, self.rows)
+
+    @property
+    def residual_tokens(self) -> Decimal | None:
+        """The part of the residual due to tokens that the rows do not show, or show in excess."""
+        return _less(self.repriced, self.rows)
+
+    @property
+    def residual_prices(self) -> Decimal | None:
+        """The part of the residual due to prices."""
+        return _less(self.reported, self.repriced)
+
+
+def reconcile(account: Account, prices: PriceTable) -> Reconciled:
+    """Set the three figures side by side and find the reason why they differ."""
+    last, used = account.last, _Used.of(account.usage)
+    rows = total(row["cost_usd"] for row in account.usage)
+    if account.silent and account.reported is None:
+        rows = None  # with a result, that says the rest
+    model_usage = total(row["cost_usd"] for row in last) if last else None
+    repriced = total(_reprice(row, used, prices) for row in last) if last else None
+    parts: dict[str, Decimal] = {}
+    missing: list[dict[str, Any]] = []
+    if last:
+        for reason, amount, row in _differences(account, last, used, prices):
+            if amount is not None:
+                parts[reason] = parts.get(reason, Decimal(0)) + amount
+            if row is not None:
+                missing.append(row)
+    reason, unexplained = _reason(account, rows, repriced, model_usage, parts)
+    if reason in ("cli_price_unknown", "equal") or rows is None:
+        missing = []
+    elif not last and account.reported is not None and account.reported - rows > TOLERANCE:
+        missing = [_unitemised(account.reported - rows)]
+    return Reconciled(rows, model_usage, account.reported, repriced, reason, parts, unexplained, missing)
+
+
+def _reason(
+    account: Account,
+    rows: Decimal | None,
+    repriced: Decimal | None,
+    model_usage: Decimal | None,
+    parts: Mapping[str, Decimal],
+) -> tuple[str, Decimal | None]:
+    """The largest reason, and the USD that none accounts for."""
+    reported, last = account.reported, account.last
+    if reported is None:
+        return "no_result", None
+    if any(row["cost_basis"] == "unknown" for row in last):
+        return "cli_price_unknown", None
+    # A total that is not the sum of its own models has no reason that could be known here.
+    drift = reported - model_usage if model_usage is not None else Decimal(0)
+    if abs(drift) <= TOLERANCE:
+        drift = Decimal(0)
+    if not account.usage and reported > TOLERANCE:
+        return "no_rows", drift
+    if rows is None:
+        return _without_cost(account.usage), drift
+    residual = reported - rows
+    if abs(residual) <= TOLERANCE:
+        return "equal", Decimal(0)
+    if account.after_result:
+        return "rows_after_result", drift
+    if not last:
+        reason = _reason_without_tokens(account, residual)
+        return reason, residual if reason == "unexplained" else Decimal(0)
+    if repriced is None:
+        return _without_cost(last), drift  # of a model that only the result names
+    # What the same tokens cost at the CLI's prices and at this table's.
+    known = {**parts, "price_table_differs": reported - drift - repriced}
+    unexplained = residual - sum(known.values(), Decimal(0))
+    if abs(unexplained) > EXPLAINED_BELOW or not any(known.values()):
+        known["unexplained"] = unexplained
+    return max(known, key=lambda name: abs(known[name])), unexplained
+
+
+def _without_cost(rows: Sequence[Mapping[str, Any]]) -> str:
+    split = any(row[key] is None for row in rows for key in UNITS.values() if key not in _KINDS_OF_WRITE)
+    written = any(_written(row) is None for row in rows)
+    return "count_missing" if split or written else "unpriced_model"
+
+
+def _reason_without_tokens(account: Account, residual: Decimal) -> str:
+    """Without `modelUsage` there are no tokens to compare."""
+    if residual < 0:
+        return "resumed_process" if account.resumed else "unexplained"
+    if account.lone_agents and not account.not_final:
+        return "subagents_not_recorded"
+    return "placeholder_output" if account.not_final else "unexplained"
+
+
+def _differences(
+    account: Account, last: Sequence[Mapping[str, Any]], used: _Used, prices: PriceTable
+) -> Iterator[tuple[str, Decimal | None, dict[str, Any] | None]]:
+    """Reason, USD and missing row of every count in which the rows and the result differ."""
+    (counted, unclear), (told, silent) = _tokens(account.usage), _tokens(last)
+    open_models = {_undated(row["model"] or "") for row in account.usage if not row["output_final"]}
+    names = {_undated(row["model"] or ""): row["model"] for row in (*account.usage, *last)}
+    for model in sorted(counted.keys() | told.keys()):
+        rates = prices.rates(names[model] or "", when=used.when(model))
+        mine, theirs = counted.get(model, Counter()), told.get(model, Counter())
+        for component, units in UNITS.items():
+            more = theirs[units] - mine[units]
+            if not more or (model, units) in unclear | silent:
+                continue
+            reason = _why(account, model, component, more, counted, open_models)
+            amount = rates.cost(component, abs(more)) if rates else None
+            row = None
+            if more > 0:
+                row = {
+                    "model": names[model],
+                    "component": component,
+                    "units": more,
+                    "rate_usd": rates.rate(component) if rates else None,
+                    "cost_usd": amount,
+                    "price_source": rates.source if rates else None,
+                }
+            yield reason, None if amount is None else amount.copy_sign(more), row
+
+
+def _why(
+    account: Account,
+    model: str,
+    component: str,
+    more: int,
+    counted: Mapping[str, Counter[str]],
+    open_models: set[str],
+) -> str:
+    if more < 0:
+        return "resumed_process" if account.resumed else "rows_not_in_result"
+    if not account.usage:
+        return "no_rows"
+    if component == "output" and model in open_models:
+        return "placeholder_output"
+    if account.lone_agents:
+        return "subagents_not_recorded"
+    return "background_model" if model not in counted else "requests_not_recorded"
+
+
+def _tokens(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Counter[str]], set[tuple[str, str]]]:
+    """Counts by model, under its undated name, and which of them a row leaves out.
+
+    A response may name a date that the request did not.
+    """
+    tokens: dict[str, Counter[str]] = {}
+    missing: set[tuple[str, str]] = set()
+    for row in rows:
+        model = _undated(row["model"] or "")
+        counter = tokens.setdefault(model, Counter())
+        written = _written(row)
+        figures = {**row, **(written or dict.fromkeys(_KINDS_OF_WRITE))}
+        for key in UNITS.values():
+            counter[key] += figures[key] or 0
+            if figures[key] is None:
+                missing.add((model, key))
+    return tokens, missing
+
+
+def _written(row: Mapping[str, Any]) -> dict[str, int] | None:
+    """Cache writes of a row of `usage` or `result_usage` by kind; `None` where it does not say."""
+    five, hour = (row[key] for key in _KINDS_OF_WRITE)
+    if five is None and hour is None:
+        # An older CLI's `modelUsage`: there was nothing but 5 minutes.
+        five, hour = row.get("cache_write_tokens"), 0
+    return None if five is None or hour is None else dict(zip(_KINDS_OF_WRITE, (five, hour), strict=True))
+
+
+@dataclass(frozen=True)
+class _Used:
+    """What the rows of `usage` say of each model, by its undated name, gathered once."""
+
+    first: Mapping[str, Any]
+    """Time of its first response; that of all models is under the empty name."""
+    special: frozenset[str]
+    """Models of which a response had other prices than the standard ones."""
+    hourly: frozenset[str]
+    """Models with cache writes for an hour."""
+
+    @staticmethod
+    def of(usage: Sequence[Mapping[str, Any]]) -> _Used:
+        first: dict[str, Any] = {}
+        special: set[str] = set()
+        hourly: set[str] = set()
+        for row in usage:
+            model = _undated(row["model"] or "")
+            for name in {model, ""} if row["time"] is not None else ():
+                first[name] = min(first.get(name, row["time"]), row["time"])
+            if row["speed"] == "fast" or row["geo"] == "us" or row["tier"] == "batch":
+                special.add(model)
+            if row["cache_write_1h_tokens"]:
+                hourly.add(model)
+        return _Used(first, frozenset(special), frozenset(hourly))
+
+    def when(self, model: str) -> Any:
+        return self.first.get(model, self.first.get(""))
+
+
+def _reprice(row: Mapping[str, Any], used: _Used, prices: PriceTable) -> Decimal | None:
+    """`modelUsage` of one model at this table's standard prices; `None` where that cannot be said.
+
+    Its figures are sums over requests, so what depends on the single request is unknown: the premium for
+    long prompts, fast mode, and in older CLIs how long the cache writes were to be kept.
+    """
+    model = _undated(row["model"])
+    if model in used.special:
+        return None
+    written = _written(row)
+    if written is None:
+        return None
+    guessed = row["cache_write_5m_tokens"] is None and written["cache_write_5m_tokens"] > 0
+    if guessed and model in used.hourly:
+        return None
+    row = {**row, **written}
+    rates: Rates | None = prices.rates(row["model"], when=used.when(model))
+    return priced(row, rates)
+
+
+def _unitemised(amount: Decimal) -> dict[str, Any]:
+    return {"component": UNITEMISED, "cost_usd": amount, "price_source": "total_cost_usd of the result"}
+
+
+def _undated(model: str) -> str:
+    head, _, tail = canonical_model(model).rpartition("-")
+    return head if len(tail) == 8 and tail.isdigit() else canonical_model(model)
+
+
+def _less(left: Decimal | None, right: Decimal | None) -> Decimal | None:
+    return None if left is None or right is None else left - right

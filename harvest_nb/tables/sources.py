@@ -1,0 +1,225 @@
+"""Finding what can be read: run folders, logs and transcripts at and below paths, known by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zstandard
+
+from harvest_nb.errors import RunFolderError
+from harvest_nb.tables.items import is_recording
+from harvest_nb.tables.known import STREAM_TYPES, TRANSCRIPT_TYPES
+from harvest_nb.tables.problems import Problem, Problems
+from harvest_nb.tables.rescue import whole_records
+
+__all__ = ["Content", "Found", "find", "head", "is_run_folder", "plain_name", "read_content"]
+
+_HEAD = 256 * 1024
+_CHUNK = 1 << 20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_PACKED = (".gz", ".zst", ".zstd")
+_LINES = (".jsonl", ".ndjson")
+# What every log and transcript of Claude Code, and a run folder's stream, has near its beginning.
+_RECORD = re.compile(
+    rb'"(?:sessionId|session_id|parentUuid|leafUuid|isSidechain|modelUsage)"\s*:'
+    rb'|"type"\s*:\s*"(?:assistant|user|system|result|summary|stream_event|file-history-snapshot)"'
+)
+_RECORDING = re.compile(rb'"seq"\s*:.*?"dir"\s*:|"dir"\s*:.*?"seq"\s*:', re.DOTALL)
+_META = re.compile(rb'"(?:schema|run_id)"\s*:')
+# Beside `projects/` a CLAUDE_CONFIG_DIR has these, for caches, lists and copies of the user's files. Somebody's own
+# folder may have such a name: there only what it holds decides, not that a file is called `.jsonl`.
+_OF_THE_CLI = frozenset(
+    {"file-history", "plugins", "shell-snapshots", "todos", "statsig", "debug", "cache", "paste-cache",
+     "telemetry", "ide", "session-env", "tasks", "plans", "backups", "uploads", "history.jsonl"}
+)  # fmt: skip
+# The CLI's copies of the files it edited: `file-history/<session>/<hash>@v<number>`. One may be of a transcript.
+_BACKUP = re.compile(r"[0-9a-f]{8,}@v\d+")
+_NEVER = frozenset({"tool-results", "node_modules", "__pycache__", ".git", ".venv"})
+
+
+@dataclass
+class Found:
+    """What lies at and below the paths: run folders, other files to read, and files that are neither."""
+
+    folders: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Content:
+    """A file's bytes, unpacked, and what they were on disk."""
+
+    data: bytes
+    size: int
+    sha256: str
+    compression: str
+
+
+def find(paths: Iterable[str | os.PathLike[str]]) -> Found:
+    """Everything at and below `paths`, each once and sorted: the order of the paths makes no difference.
+
+    A file that is named is always read; below a folder, those that look like records.
+
+    Raises:
+        RunFolderError: a path does not exist, or a folder holds nothing that can be read.
+    """
+    folders: dict[Path, None] = {}
+    files: dict[Path, None] = {}
+    others: dict[Path, None] = {}
+    for item in paths:
+        path = Path(item)
+        if not path.exists():
+            raise RunFolderError(
+                f"{path} does not exist",
+                hint="give run folders, stream logs, transcripts, or folders that hold some",
+            )
+        path = path.resolve()
+        if path.is_file():
+            inside = is_run_folder(path.parent) and plain_name(path) in ("run.json", "stream.jsonl")
+            (folders if inside else files)[path.parent if inside else path] = None
+            continue
+        something = False
+        for kind, found in _walk(path):
+            {"folder": folders, "file": files}.get(kind, others)[found] = None
+            something = something or kind != "other"
+        if not something:
+            raise RunFolderError(
+                f"{item} is no run folder and holds nothing that can be read",
+                hint="a run folder has a run.json and a stream.jsonl (`harvest-nb run` makes one); "
+                "logs and transcripts are JSON lines",
+            )
+    return Found(sorted(folders), sorted(files), sorted(others.keys() - files.keys()))
+
+
+def _walk(top: Path) -> Iterator[tuple[str, Path]]:
+    unreadable: list[Path] = []
+    seen: set[Path] = set()
+    of_the_cli: set[Path] = set()
+    for place, folders, names in os.walk(
+        top, followlinks=True, onerror=lambda error: unreadable.append(Path(error.filename))
+    ):
+        here = Path(place)
+        if here.resolve() in seen:  # a link leads back: everything below has been read
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        if ("run.json" in names or any(plain_name(Path(name)) == "stream.jsonl" for name in names)) and (
+            is_run_folder(here)
+        ):
+            folders.clear()
+            yield "folder", here
+            continue
+        doubtful = _OF_THE_CLI if "projects" in folders else frozenset()
+        folders[:] = sorted(name for name in folders if name not in _NEVER)
+        inside = here in of_the_cli
+        of_the_cli.update(here / name for name in folders if inside or name in doubtful)
+        for name in sorted(names):
+            path = here / name
+            if not path.is_file():
+                continue
+            if inside or name in doubtful:
+                if not _BACKUP.fullmatch(name) and _holds_records(path):
+                    yield "file", path
+                continue
+            yield "file" if _is_readable(path) else "other", path
+    for path in unreadable:
+        yield "file", path  # reading it says why it cannot be read
+
+
+def _is_readable(path: Path) -> bool:
+    name = plain_name(path)
+    if name.endswith(_LINES):
+        return True
+    if name.endswith(".meta.json"):
+        return False
+    beginning = head(path)
+    return beginning.lstrip(b"\xef\xbb\xbf \t\r\n\0")[:1] in (b"{", b"[") and bool(_RECORD.search(beginning))
+
+
+def _holds_records(path: Path) -> bool:
+    """Whether a file's beginning has a whole record of Claude Code, or cannot be read, which is to be told."""
+    try:
+        path.open("rb").close()
+    except OSError:
+        return True
+    text = head(path).decode(errors="replace")
+    return any(
+        is_recording(one.value) or one.value.get("type") in STREAM_TYPES | TRANSCRIPT_TYPES
+        for one in whole_records(text, 0)
+    )
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether `path` is a run folder: by what its `run.json` and `stream.jsonl` hold, not by their names."""
+    streams = list(_named(path, "stream.jsonl"))
+    meta = path / "run.json"
+    if meta.is_file() and (streams or _META.search(head(meta))):
+        return True
+    return any(_RECORDING.search(head(stream)) for stream in streams)
+
+
+def _named(folder: Path, name: str) -> list[Path]:
+    return [path for ending in ("", *_PACKED) if (path := folder / (name + ending)).is_file()]
+
+
+def plain_name(path: Path) -> str:
+    """The file's name without `.gz` or `.zst`."""
+    return path.stem if path.suffix in _PACKED else path.name
+
+
+def head(path: Path) -> bytes:
+    """The first bytes of a file, unpacked; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEAD)
+    except OSError:
+        return b""
+    return b"".join(_unpack(start, [])) if start[:2] == _GZIP or start[:4] == _ZSTD else start
+
+
+def read_content(path: Path, problems: Problems) -> Content | None:
+    """The whole of a file, unpacked; `None` and a problem where it cannot be read."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        problems.add(Problem(path, "unreadable_file", f"{path.name}: {error.strerror}"))
+        return None
+    compression = "gzip" if raw[:2] == _GZIP else "zstd" if raw[:4] == _ZSTD else "none"
+    data = raw
+    if compression != "none":
+        wrong: list[str] = []
+        data = b"".join(_unpack(raw, wrong))
+        for detail in wrong:
+            problems.add(Problem(path, "damaged_compression", detail, 1, 0, salvaged=bool(data)))
+    return Content(data, len(raw), hashlib.sha256(raw).hexdigest(), compression)
+
+
+def _unpack(raw: bytes, wrong: list[str]) -> Iterator[bytes]:
+    """Every frame or member of `raw`, one after the other, as far as it can be unpacked."""
+    while raw:
+        gzip = raw[:2] == _GZIP
+        if not gzip and raw[:4] != _ZSTD:
+            if raw.strip(b"\0"):
+                wrong.append(f"{len(raw)} bytes after the end cannot be unpacked")
+            return
+        unpacker = zlib.decompressobj(31) if gzip else zstandard.ZstdDecompressor().decompressobj()
+        try:
+            for start in range(0, len(raw), _CHUNK):
+                yield unpacker.decompress(raw[start : start + _CHUNK])
+                if unpacker.eof:
+                    rest = unpacker.unused_data + raw[start + _CHUNK :]
+                    break
+            else:
+                wrong.append("the compressed data break off")
+                return
+        except (zlib.error, zstandard.ZstdError) as error:
+            wrong.append(f"the compressed data are damaged: {error}")
+            return
+        raw = rest

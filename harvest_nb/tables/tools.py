@@ -1,0 +1,92 @@
+"""`tool_calls`: each call joined with its result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from harvest_nb.tables.folder import Run
+from harvest_nb.tables.items import CALLS, Block, Item
+from harvest_nb.tables.messages import Message
+from harvest_nb.tables.values import as_dict, as_list, as_str, seconds
+
+__all__ = ["server_of", "tool_call_rows"]
+
+_SAVED = "<persisted-output>"
+_SAVED_TO = re.compile(r"(?:saved to|stored at|written to):?\s+(\S+)")
+
+
+def tool_call_rows(run: Run, messages: list[Message]) -> Iterator[dict[str, Any]]:
+    """Rows of `tool_calls`, in order of the calls.
+
+    A call that was answered twice keeps its first answer. A result without its call gives no row: its
+    block is in `blocks`.
+    """
+    answers: dict[str, tuple[Item, Block]] = {}
+    for message in messages:
+        for block, item in message.blocks:
+            if block.call and block.kind not in CALLS:
+                answers.setdefault(block.call, (item, block))
+    spawned = {call: agent for call, agent in run.agents.items() if agent != call}
+    seen: set[str] = set()
+    for message in messages:
+        for block, item in message.blocks:
+            key = block.call
+            if not key or key in seen or block.kind not in CALLS:
+                continue
+            seen.add(key)
+            yield _row(run, item, block, key, answers.get(key), spawned.get(key))
+
+
+def _row(
+    run: Run, item: Item, block: Block, key: str, answer: tuple[Item, Block] | None, spawned: str | None
+) -> dict[str, Any]:
+    name = block.name or "unknown"
+    server, tool = server_of(name)
+    row: dict[str, Any] = {
+        "run_id": run.run_id,
+        "tool_use_id": key,
+        "tool": name,
+        "server": server,
+        "mcp_tool": tool,
+        "agent": item.agent,
+        "turn": item.turn,
+        "message_id": item.message_id,
+        "status": "no_result",
+        "start": item.time,
+        "start_s": seconds(item.time, run.origin),
+        "input": block.text,
+        "input_chars": block.chars,
+        "input_bytes": block.chars if block.text.isascii() else len(block.text.encode(errors="replace")),
+        "spawned_agent": spawned,
+        "is_copy": item.copy,
+    }
+    if answer:
+        reply, outcome = answer
+        saved = outcome.text.lstrip().startswith(_SAVED)
+        path = _SAVED_TO.search(outcome.text[:2000]) if saved else None
+        row |= {
+            "status": "error" if outcome.is_error else "ok",
+            "end": reply.time,
+            "duration_s": seconds(reply.time, item.time),
+            "permission": _permission(reply, key),
+            "result": outcome.text,
+            "result_chars": outcome.chars,
+            "result_saved": saved,
+            "result_path": path[1] if path else None,
+        }
+    return row
+
+
+def server_of(name: str) -> tuple[str | None, str | None]:
+    """MCP server and tool of a name such as `mcp__memory__read_graph`; nothing for a built-in tool."""
+    parts = name.split("__")
+    return (parts[1], "__".join(parts[2:])) if len(parts) >= 3 and parts[0] == "mcp" else (None, None)
+
+
+def _permission(item: Item, key: str) -> str | None:
+    for entry in as_list(item.whole.get("meta")):
+        if as_dict(entry).get("id") == key:
+            return as_str(as_dict(as_dict(entry).get("permission_decision")).get("decision"))
+    return None
