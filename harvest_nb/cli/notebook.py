@@ -1,0 +1,104 @@
+"""Commands that execute the notebooks, or open them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harvest_nb.cli.common import Json, do, err, out, print_json
+from harvest_nb.errors import EndpointError, ParameterError
+
+app = typer.Typer()
+notebooks_app = typer.Typer(no_args_is_help=True, help="The numbered notebooks.")
+app.add_typer(notebooks_app, name="notebooks")
+
+
+@notebooks_app.command("run")
+def notebooks_run(
+    notebook: Annotated[list[Path] | None, typer.Argument(help="Notebooks (default: all).")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="name=value or notebook.name=value; may be repeated."),
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="For the executed notebooks.")] = Path(
+        "build/notebooks"
+    ),
+    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML here.")] = None,
+    cell_timeout: Annotated[int, typer.Option(help="Seconds that a cell may take.")] = 600,
+    live: Annotated[bool, typer.Option("--live", help="Let the tokens through to the kernels.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Execute notebooks through papermill. Exit code 1 when one fails."""
+    from harvest_nb.doctor import engine_missing
+    from harvest_nb.notebooks import assignments, results_table, run_notebooks
+    from harvest_nb.paths import notebook_paths
+
+    paths = notebook or notebook_paths()
+    for path in paths:
+        if not path.is_file():
+            raise ParameterError(f"There is no notebook {path}", hint="name .ipynb files, or none for all")
+    common, single = assignments(paths, parameter or [])
+    results = run_notebooks(
+        paths,
+        out_dir,
+        common,
+        per_notebook=single,
+        requires={"docker": engine_missing()},
+        cell_timeout=cell_timeout,
+        live=live,
+        console=err if as_json else out,
+        junit=junit,
+    )
+    if as_json:
+        print_json([{k: v for k, v in vars(item).items() if k != "error"} for item in results])
+    else:
+        out.print(results_table(results))
+    raise typer.Exit(1 if any(item.outcome == "failed" for item in results) else 0)
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="For everything that it makes.")] = Path(
+        "build/demo"
+    ),
+    live: Annotated[bool, typer.Option("--live", help="Use Anthropic's endpoint; costs money.")] = False,
+) -> None:
+    """Do the main job: engine, image, every notebook, HTML pages. Exit code 1 when a notebook fails."""
+    from harvest_nb import api
+    from harvest_nb.demo import demo as main_job
+
+    done = main_job(out_dir, build=lambda: do(api.build()), live=live, console=out)
+    out.print(
+        f"{done.seconds:.0f} s in all. JUnit: {done.junit}", highlight=False, markup=False, soft_wrap=True
+    )
+    out.print(f"Open {done.index.resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if done.ok else 1)
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(help="JupyterLab's port.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Start JupyterLab on the notebooks."""
+    import socket
+    import subprocess
+
+    from harvest_nb.paths import notebooks_dir
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EndpointError(
+                f"Port {port} of 127.0.0.1 is taken", hint="choose another with --port"
+            ) from error
+    command = [
+        sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks_dir()}", f"--port={port}",
+        "--ServerApp.port_retries=0", "--ip=127.0.0.1",
+    ]  # fmt: skip
+    raise typer.Exit(subprocess.call([*command, *([] if browser else ["--no-browser"])]))

@@ -1,0 +1,100 @@
+"""The main job, end to end: an engine, the image, every notebook through papermill, and the pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from harvest_nb import engine
+from harvest_nb.errors import EngineError, TokenError
+from harvest_nb.notebooks import NotebookResult, results_table, run_notebooks
+from harvest_nb.paths import notebook_paths
+from harvest_nb.settings import load_settings
+from harvest_nb.site import build_site
+from harvest_nb.snapshot import Snapshot
+
+__all__ = ["Demo", "demo"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo made. `index` is the first HTML page."""
+
+    results: list[NotebookResult]
+    index: Path
+    junit: Path
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """No notebook failed, and at least one ran."""
+        outcomes = {result.outcome for result in self.results}
+        return "failed" not in outcomes and "ok" in outcomes
+
+
+def demo(
+    out: Path, *, build: Callable[[], Snapshot], live: bool = False, console: Console | None = None
+) -> Demo:
+    """Run the main job headless.
+
+    Args:
+        out: gets `executed/`, `html/`, `runs/` and `junit.xml`.
+        build: builds the image, showing its progress.
+        live: use Anthropic's endpoint, with `CLAUDE_CODE_OAUTH_TOKEN`.
+        console: where each step is told.
+
+    Raises:
+        TokenError: live without a token.
+        SourceError, BuildError: the image cannot be built.
+    """
+    start = time.monotonic()
+    say = console or Console()
+    if live and load_settings().claude_code_oauth_token is None:
+        raise TokenError(
+            "A live demo needs CLAUDE_CODE_OAUTH_TOKEN",
+            hint="set it in the environment, .env or .env.local, or leave --live out",
+        )
+    missing = _engine(say)
+    if missing is None:
+        snapshot = build()
+        how = f"built in {snapshot.seconds:.0f} s" if snapshot.built else "nothing has changed, reused"
+        say.print(
+            f"Snapshot {snapshot.tag}: {snapshot.size / 1e9:.2f} GB, {how}", highlight=False, markup=False
+        )
+    runs = out / "runs"
+    results = run_notebooks(
+        notebook_paths(),
+        out / "executed",
+        {
+            "provider": "docker" if missing is None else "host",
+            "endpoint": "anthropic" if live else "scripted",
+            "runs_dir": str(runs.resolve()),
+        },
+        # What the earlier notebooks recorded is what these two are about.
+        per_notebook={name: {"run": str(runs.resolve())} for name in ("05_message_flow", "06_costs")},
+        requires={"docker": missing},
+        live=live,
+        console=say,
+        junit=out / "junit.xml",
+    )
+    index = build_site(results, out / "html")
+    say.print(results_table(results))
+    return Demo(results, index, out / "junit.xml", time.monotonic() - start)
+
+
+def _engine(say: Console) -> str | None:
+    """None when an engine runs, else why there is none."""
+    try:
+        engine.ensure(lambda line: say.print(line, highlight=False, markup=False)).close()
+    except EngineError as error:
+        say.print(
+            f"[yellow]No Docker engine:[/] {escape(str(error))}\n"
+            "Going on with the host provider, which isolates nothing."
+        )
+        return error.message
+    return None

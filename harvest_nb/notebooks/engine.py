@@ -1,0 +1,243 @@
+"""The papermill engine: this interpreter as the kernel, an explicit environment, no secret on disk.
+
+Three things differ from papermill's own engine. The kernel is started from an in-memory kernel spec, so that
+no kernel of that name elsewhere on the machine can take its place. Environment and working directory are
+handed to the kernel instead of being set in this process. Outputs are redacted as soon as a cell ends, before
+the notebook is saved.
+"""
+
+# mypy: disable-error-code="no-untyped-call,override"
+# papermill, nbformat and nbclient come without (complete) types.
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError
+from nbclient.util import ensure_async, run_sync
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
+from traitlets.config import Config
+
+from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, Redactor
+from harvest_nb.settings import DESK_VARIABLES, TOKEN_VARIABLES
+
+__all__ = ["ENGINE", "Job", "kernel_environment", "redact_cells"]
+
+ENGINE = "harvest"
+_DROPPED = re.compile(r"(ANTHROPIC|CLAUDE|AWS|GOOGLE|VERTEX|CLOUD_ML|AZURE)_.*|CLAUDECODE")
+_LET_GO = 10  # seconds a cell gets to clean up after it was interrupted
+
+
+def kernel_environment(*, live: bool = False, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The kernel's environment: this process's own, without credentials and without what steers Claude.
+
+    What the desk itself needs stays (Daytona's key, a gateway's token); it is as secret as the rest in what is written.
+
+    Args:
+        live: keep the five token variables, which a run against Anthropic's endpoint needs.
+        base: environment to start from instead of this process's.
+    """
+    source = os.environ if base is None else base
+    stays = {*DESK_VARIABLES, *(TOKEN_VARIABLES if live else ())}
+    kept = {
+        name: value
+        for name, value in source.items()
+        if name in stays or not (SECRET_NAME.search(name) or _DROPPED.fullmatch(name))
+    }
+    # The kernel's debugger prints a warning about frozen modules otherwise.
+    return {**kept, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+@dataclass
+class Job:
+    """What one execution needs besides the notebook, and what it leaves: the last cell and the leaks."""
+
+    cwd: Path
+    env: Mapping[str, str]
+    redactor: Redactor
+    on_cell: Callable[[int, int], None] = lambda index, cells: None
+    cell: int = 0
+    leaks: set[str] = field(default_factory=set)
+
+
+class _ThisInterpreter(KernelSpecManager):
+    """Knows one kernel: the interpreter that runs this."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            display_name="Python 3",
+            language="python",
+            metadata={"debugger": True, "supported_encryption": ["curve"]},
+        )
+
+
+class _Manager(NotebookExecutionManager):
+    """papermill's record of an execution, with outputs redacted before each save."""
+
+    job: Job
+    scanned: dict[int, int]
+
+    def cell_start(self, cell: Any, cell_index: int = 0, **kwargs: Any) -> None:
+        self.job.cell = cell_index
+        self.job.on_cell(cell_index, len(self.nb.cells))
+        super().cell_start(cell, cell_index, **kwargs)
+
+    def save(self, **kwargs: Any) -> None:
+        # Each cell is saved twice, and large outputs take time to scan: only what has changed is.
+        marks = {id(cell): _fingerprint(cell.get("outputs")) for cell in self.nb.cells}
+        changed = [cell for cell in self.nb.cells if self.scanned.get(id(cell)) != marks[id(cell)]]
+        self.job.leaks |= redact_cells(changed, self.job.redactor)
+        for cell in changed:
+            self.scanned[id(cell)] = _fingerprint(cell.get("outputs"))
+        super().save(**kwargs)
+
+
+def _fingerprint(value: Any) -> int:
+    if isinstance(value, dict):
+        return hash(tuple((key, _fingerprint(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return hash(tuple(map(_fingerprint, value)))
+    return hash(value)
+
+
+class HarvestEngine(Engine):
+    """Executes a notebook in a kernel of this interpreter; see the module's docstring."""
+
+    @classmethod
+    def execute_notebook(
+        cls, nb: Any, kernel_name: str, output_path: str | None = None, *, job: Job, **kwargs: Any
+    ) -> Any:
+        """papermill's entry point; `job` comes through `papermill.execute_notebook(..., job=…)`."""
+        manager = _Manager(nb, output_path=output_path, progress_bar=False, autosave_cell_every=0)
+        manager.job = job
+        manager.scanned = {}
+        # Names, not paths: the executed notebook is published.
+        for key in ("input_path", "output_path"):
+            nb.metadata.papermill[key] = Path(nb.metadata.papermill[key]).name
+        manager.notebook_start()
+        try:
+            cls.execute_managed_notebook(manager, kernel_name, job=job, **kwargs)
+        finally:
+            manager.notebook_complete()
+            manager.save()
+        return manager.nb
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: _Manager,
+        kernel_name: str,
+        *,
+        job: Job,
+        execution_timeout: int,
+        start_timeout: int = 60,
+        **_: Any,
+    ) -> None:
+        """Run the cells; the kernel has ended when this returns or raises."""
+        kernel = AsyncKernelManager(
+            kernel_name=kernel_name,
+            kernel_spec_manager=_ThisInterpreter(),
+            # ipykernel warns about plain TCP at each start; its `ipc` breaks when kernels share a folder.
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )
+        client = _Client(
+            nb_man,
+            km=kernel,
+            kernel_name=kernel_name,
+            timeout=execution_timeout,
+            startup_timeout=start_timeout,
+        )
+        try:
+            client.execute(cleanup_kc=True, env=dict(job.env), cwd=str(job.cwd))
+        finally:
+            if kernel.has_kernel:  # interrupted while it started
+                run_sync(kernel.shutdown_kernel)(now=True)
+
+
+class _Client(PapermillNotebookClient):
+    def papermill_execute_cells(self) -> None:
+        try:
+            super().papermill_execute_cells()
+        except (CellTimeoutError, KeyboardInterrupt):
+            # A cell that holds a sandbox gets the chance to close it before its kernel is ended.
+            run_sync(self._interrupt)()
+            raise
+
+    async def _interrupt(self) -> None:
+        assert self.km is not None
+        assert isinstance(self.kc, AsyncKernelClient)
+        await ensure_async(self.km.interrupt_kernel())
+        # ipykernel's signal handler does not wake its own loop: an awaiting cell would not notice (7.4.0).
+        self.kc.kernel_info()
+        with contextlib.suppress(Empty):  # no reply: the cell does not let go, and the kernel is ended anyway
+            await self.kc.get_shell_msg(timeout=_LET_GO)
+
+
+papermill_engines.register(ENGINE, HarvestEngine)
+
+_BINARY = ("image/png", "image/jpeg", "image/gif", "application/pdf")
+
+
+def redact_cells(cells: Iterable[Any], redactor: Redactor) -> set[str]:
+    """Replace every known secret and everything shaped like one in cells, in place.
+
+    Returns:
+        The names of what was found: variables of known secrets, or kinds of credentials.
+    """
+    leaks: set[str] = set()
+
+    def clean(text: str) -> str:
+        leaks.update(redactor.found(text))
+        text = redactor.text(text)
+        for kind, shape in SECRET_SHAPES.items():
+            text, count = shape.subn(f"[redacted:{kind}]", text)
+            if count:
+                leaks.add(kind)
+        return text
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, str):
+            return clean(value)
+        if isinstance(value, dict):
+            for key in list(value):
+                if key not in _BINARY:
+                    value[key] = walk(value[key])
+        elif isinstance(value, list):
+            value[:] = [walk(item) for item in value]
+        return value
+
+    for cell in cells:
+        cell.source = clean(cell.source)
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
+            walk(cell.outputs)
+    return leaks
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Neighbouring chunks of one stream as one: a secret may lie across two of them."""
+    joined: list[Any] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and output.output_type == "stream" == last.output_type
+            and output.name == last.name
+        ):
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
