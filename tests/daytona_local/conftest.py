@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from daytona import AsyncDaytona, AsyncSandbox, CreateSandboxFromSnapshotParams, DaytonaConfig
+from daytona import AsyncDaytona, AsyncSandbox, CreateSandboxFromSnapshotParams
 
 from harvest_nb.daytona_local import LocalDaytona
 from harvest_nb.snapshot import Snapshot
+from tests.sdk import sdk_at
 
 
 @pytest.fixture
 async def sdk(daytona: LocalDaytona) -> AsyncIterator[AsyncDaytona]:
-    async with AsyncDaytona(
-        DaytonaConfig(api_key=daytona.api_key, api_url=daytona.api_url, target="local")
-    ) as client:
+    async with sdk_at(daytona) as client:
         yield client
 
 

@@ -12,7 +12,6 @@ from daytona import (
     CreateSandboxFromImageParams,
     CreateSandboxFromSnapshotParams,
     CreateSnapshotParams,
-    DaytonaConfig,
     DaytonaError,
     DaytonaNotFoundError,
     ListSandboxesQuery,
@@ -27,6 +26,7 @@ from daytona_api_client_async.models.sandbox import Sandbox
 from harvest_nb.daytona_local import LocalDaytona
 from harvest_nb.engine import DockerClient
 from harvest_nb.snapshot import Snapshot
+from tests.sdk import sdk_at
 
 pytestmark = pytest.mark.docker
 
@@ -94,7 +94,7 @@ async def test_an_ephemeral_sandbox_that_stops_is_gone_and_one_whose_time_is_ove
 
 async def test_nobody_passes_without_the_key(daytona: LocalDaytona) -> None:
     for key in ("wrong", daytona.api_key + "x"):
-        async with AsyncDaytona(DaytonaConfig(api_key=key, api_url=daytona.api_url, target="x")) as stranger:
+        async with sdk_at(daytona, api_key=key) as stranger:
             with pytest.raises(DaytonaAuthenticationError):
                 await stranger.get("anything")
     toolbox = daytona.api_url.replace("/api", "/toolbox/x/process/execute")

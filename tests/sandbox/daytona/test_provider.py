@@ -10,7 +10,6 @@ import sys
 import time
 
 import pytest
-from daytona import AsyncDaytona, DaytonaConfig
 from pydantic import SecretStr
 
 from harvest_nb.daytona_local import LocalDaytona
@@ -20,6 +19,7 @@ from harvest_nb.sandbox.base import Limits
 from harvest_nb.sandbox.daytona import Account, DaytonaProvider
 from harvest_nb.snapshot import Snapshot
 from tests.sandbox.daytona.conftest import Left, soon_empty
+from tests.sdk import sdk_at
 
 pytestmark = pytest.mark.docker
 PROGRAM = """
@@ -134,9 +134,7 @@ async def test_volumes_and_allow_lists_arrive_as_they_were_given(
     daytona: LocalDaytona, snapshot_image: Snapshot, left: Left
 ) -> None:
     account = Account(SecretStr(daytona.api_key), daytona.api_url)
-    async with AsyncDaytona(
-        DaytonaConfig(api_key=daytona.api_key, api_url=daytona.api_url, target="x")
-    ) as sdk:
+    async with sdk_at(daytona) as sdk:
         volume = await sdk.volume.create("shared")
     provider = DaytonaProvider(account, snapshot=snapshot_image.id, volumes={"/mnt/shared": "shared"})
     first, second = await asyncio.gather(
@@ -158,9 +156,7 @@ async def test_volumes_and_allow_lists_arrive_as_they_were_given(
         assert await second.read("/mnt/other/file") == b"from the first"
     finally:
         await asyncio.gather(first.close(), second.close())
-    async with AsyncDaytona(
-        DaytonaConfig(api_key=daytona.api_key, api_url=daytona.api_url, target="x")
-    ) as sdk:
+    async with sdk_at(daytona) as sdk:
         await sdk.volume.delete(volume)
     with pytest.raises(SandboxError, match="shared not found"):
         await provider.create()
