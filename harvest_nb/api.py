@@ -20,7 +20,7 @@ from harvest_nb.checks import (
 )
 from harvest_nb.engine import connect, engine_errors
 from harvest_nb.errors import RelayError, SandboxError
-from harvest_nb.providers import get_provider
+from harvest_nb.providers import get_provider, name_for
 from harvest_nb.sandbox.base import Provider, Sandbox
 from harvest_nb.sandbox.docker import DockerProvider
 from harvest_nb.sessions import chat, resume, run
@@ -98,7 +98,9 @@ async def validate(
         BuildError: the tar holds no whole image. CheckError: the contract is malformed.
     """
     maker = get_provider(provider) if isinstance(provider, str) else provider
-    image = snapshot.id if isinstance(snapshot, Snapshot) else str(snapshot or load_settings().image)
+    image = name_for(
+        maker, snapshot if isinstance(snapshot, Snapshot) else str(snapshot or load_settings().image)
+    )
     chosen = None if groups is None else list(groups)
     load_contract(Path(contract) if contract else None).only(chosen)
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from claude_agent_sdk.types import HookEvent, McpSdkServerConfig
 from harvest_nb.endpoint import Scenario
 from harvest_nb.endpoint.open import check_spec
 from harvest_nb.errors import SettingsError
-from harvest_nb.providers import get_provider
+from harvest_nb.providers import get_provider, name_for
 from harvest_nb.sandbox.base import Provider
 from harvest_nb.session.chat import Chat
 from harvest_nb.session.open import Setup
@@ -261,7 +261,7 @@ def plan(
     default = getattr(made, "snapshot", settings.image)
     return Setup(
         provider=made,
-        snapshot=snapshot.id if isinstance(snapshot, Snapshot) else snapshot or default,
+        snapshot=name_for(made, snapshot or default),
         record=None if record is None else Path(record),
         options=SessionOptions(**options, can_use_tool=permit),
         tokens=passed,

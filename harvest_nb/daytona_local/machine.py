@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harvest_nb import engine
 from harvest_nb.daytona_local.replies import ApiError
-from harvest_nb.errors import HarvestError
+from harvest_nb.errors import EngineError, HarvestError
 from harvest_nb.sandbox.base import Completed
 from harvest_nb.sandbox.exec_stream import open_exec_stream
 from harvest_nb.sandbox.owner import is_alive, owner
@@ -161,12 +160,12 @@ class Machine:
             await relay.close(shutdown=False)
         if self.container is not None:
             container, self.container = self.container, None
-            await self._engine(lambda: discard(self._api, container))
+            await self._engine(lambda: engine.remove_containers(self._api, {"id": container}))
 
     async def _engine(self, work: Any) -> None:
         try:
             await asyncio.to_thread(work)
-        except (engine.APIError, engine.DockerException) as error:
+        except (engine.APIError, engine.DockerException, EngineError) as error:
             raise ApiError(500, f"the engine says: {getattr(error, 'explanation', None) or error}") from error
 
     @property
@@ -208,19 +207,6 @@ class Machine:
             raise ApiError(400, error.message, source="DAYTONA_DAEMON") from error
 
 
-def discard(api: Any, container: str) -> None:
-    """Remove a container and wait until it is gone."""
-    for _ in range(100):
-        try:
-            api.remove_container(container, force=True, v=True)
-        except engine.NotFound:
-            return
-        except engine.APIError as error:
-            if error.status_code != 409:
-                raise
-        time.sleep(0.05)
-
-
 def sweep(client: engine.DockerClient, server: str | None = None) -> None:
     """Remove the containers and volumes of `server`, or those whose server no longer lives."""
     api: Any = client.api
@@ -231,7 +217,7 @@ def sweep(client: engine.DockerClient, server: str | None = None) -> None:
 
     for item in api.containers(all=True, filters={"label": label}):
         if left(item):
-            discard(api, item["Id"])
+            engine.remove_containers(api, {"id": item["Id"]})
     for item in api.volumes(filters={"label": label})["Volumes"] or []:
         if left(item):
             try:

@@ -15,6 +15,7 @@ from harvest_nb.engine.client import (
     engine_errors,
     translate,
 )
+from harvest_nb.engine.removal import remove_containers
 from harvest_nb.engine.setup import ensure
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "endpoint",
     "engine_errors",
     "ensure",
+    "remove_containers",
     "translate",
 ]

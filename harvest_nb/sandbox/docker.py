@@ -242,26 +242,8 @@ class DockerProvider:
         return "its container was removed"
 
     def _remove(self, ident: str) -> None:
-        """Until the engine does not list it any more, which may be a moment after it can no longer be found."""
         with engine.engine_errors("remove a container"):
-            for attempt in range(100):
-                left = self.client.api.containers(all=True, filters={"label": f"{_LABEL}={ident}"})
-                if not left:
-                    return
-                if attempt:
-                    time.sleep(0.05)
-                for container in left:
-                    self._discard(container["Id"])
-        raise SandboxError(f"Sandbox {ident} cannot be removed", hint="`docker rm -f` its container by hand")
-
-    def _discard(self, container: str) -> None:
-        try:
-            self.client.api.remove_container(container, force=True, v=True)
-        except engine.NotFound:
-            return
-        except engine.APIError as error:
-            if error.status_code != 409:  # its own removal is under way
-                raise
+            engine.remove_containers(self.client.api, {"label": f"{_LABEL}={ident}"})
 
     async def made_from(self, snapshot: str | None) -> str:
         """The image's id, which another image of the same tag has not.

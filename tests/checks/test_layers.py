@@ -91,3 +91,10 @@ def test_both_layouts_of_an_archive_are_read():
     for name in ("0123__layer.tar", "blobs__sha256__0123"):
         found = scan_layers(iter([packed(**{name: layer})]))
         assert list(found.values()) == [["shape of a GitHub credential in /opt/note"]]
+
+
+@pytest.mark.parametrize("before", [0, 5_000_000, 1024 * 1024 - 10, 3 * 1024 * 1024 - 30])
+def test_a_credential_is_found_wherever_it_stands_in_a_file_of_any_size(before: int):
+    note = b"x" * before + b" " + TOKEN.encode() + b" " + b"y" * 2_000_000
+    found = scan_layers(iter([packed(blobs__sha256__01=packed(opt__note=note))]))
+    assert list(found.values()) == [["shape of a GitHub credential in /opt/note"]]
