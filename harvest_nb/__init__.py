@@ -17,6 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from harvest_nb.machine.late import parse_iris_late
+
 if TYPE_CHECKING:
     from harvest_nb.api import build, chat, resume, run, validate
     from harvest_nb.checks import Report
@@ -52,6 +54,8 @@ _HOMES = {
     "run": "api",
     "validate": "api",
 }
+
+parse_iris_late()
 
 
 def __getattr__(name: str) -> Any:
