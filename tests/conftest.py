@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -76,6 +77,17 @@ def provider_named(request: pytest.FixtureRequest) -> Callable[[str], Provider]:
 
 
 @pytest.fixture(scope="session")
-def snapshot_image(engine: DockerClient) -> Snapshot:
-    """The snapshot image as `build()` makes it; what has not changed comes from the engine's cache."""
-    return asyncio.run(build(client=engine))
+def snapshot_image(engine: DockerClient) -> Iterator[Snapshot]:
+    """The snapshot image as `build()` makes it; what has not changed comes from the engine's cache.
+
+    It has a name of this suite's for as long: another checkout's build takes the snapshot's tag over, and the engine
+    removes an image without a name together with the last one that was made from it.
+    """
+    snapshot = asyncio.run(build(client=engine))
+    api: Any = engine.api  # partly untyped
+    name = f"harvest-test-suite:{os.getpid()}"
+    api.tag(snapshot.id, *name.split(":"))
+    try:
+        yield snapshot
+    finally:
+        api.remove_image(name, noprune=True)

@@ -121,7 +121,7 @@ async def test_errors_are_the_sdks_own(sdk: AsyncDaytona, sandbox: AsyncSandbox)
 async def test_a_sandbox_from_an_image_with_resources(sdk: AsyncDaytona, snapshot_image: Snapshot) -> None:
     said: list[str] = []
     made = await sdk.create(
-        CreateSandboxFromImageParams(image=snapshot_image.tags[0], resources=Resources(cpu=1, memory=2)),
+        CreateSandboxFromImageParams(image=snapshot_image.tag, resources=Resources(cpu=1, memory=2)),
         on_snapshot_create_logs=said.append,
     )
     try:
@@ -136,14 +136,14 @@ async def test_a_sandbox_from_an_image_with_resources(sdk: AsyncDaytona, snapsho
 
 
 async def test_snapshots(sdk: AsyncDaytona, snapshot_image: Snapshot, daytona: LocalDaytona) -> None:
-    made = await sdk.snapshot.create(CreateSnapshotParams(name="mine", image=snapshot_image.tags[0]))
+    made = await sdk.snapshot.create(CreateSnapshotParams(name="mine", image=snapshot_image.tag))
     try:
         assert (made.state, (await sdk.snapshot.get("mine")).id) == ("active", made.id)
         page = PaginatedSnapshots.from_dict(await raw(daytona, "/snapshots"))
         assert page is not None
         assert [each.name for each in page.items] == ["mine"]
         with pytest.raises(DaytonaConflictError):
-            await sdk.snapshot.create(CreateSnapshotParams(name="mine", image=snapshot_image.tags[0]))
+            await sdk.snapshot.create(CreateSnapshotParams(name="mine", image=snapshot_image.tag))
     finally:
         await sdk.snapshot.delete(made)
     with pytest.raises(DaytonaNotFoundError):

@@ -179,7 +179,7 @@ async def test_what_was_made_from_an_old_image_is_not_handed_out(
             await taken.close()
     finally:
         container.remove(force=True)
-        engine.images.remove(tag, force=True)
+        engine.images.remove(tag, force=True, noprune=True)
 
 
 async def test_a_pool_that_cannot_be_filled(engine: DockerClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,7 +119,7 @@ async def test_a_build_that_stays_pending_is_given_up(
     monkeypatch.setattr(provider, "_start_timeout", 3.0)
     daytona.faults.parse("stuck-pending")
     with pytest.raises(SandboxError, match="stayed in “pending_build”"):
-        await provider.create(image=snapshot_image.tags[0], labels={"harvest.run": "f"})
+        await provider.create(image=snapshot_image.tag, labels={"harvest.run": "f"})
     assert await provider.list({"harvest.run": "f"}) == []
 
 
@@ -128,7 +128,7 @@ async def test_a_build_that_fails_is_not_tried_again(
 ) -> None:
     daytona.faults.parse("build-failed=0*1")
     with pytest.raises(SandboxError, match="step 2 exited with 1"):
-        await provider.create(image=snapshot_image.tags[0], labels={"harvest.run": "f"})
+        await provider.create(image=snapshot_image.tag, labels={"harvest.run": "f"})
     assert await provider.list({"harvest.run": "f"}) == []
 
 

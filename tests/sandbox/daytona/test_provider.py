@@ -125,7 +125,7 @@ async def test_a_sandbox_from_an_image_with_limits(
 ) -> None:
     limits = Limits(memory_bytes=3 * 1024**3, cpus=1)
     async with await daytona_provider.create(
-        image=snapshot_image.tags[0], limits=limits, network="open"
+        image=snapshot_image.tag, limits=limits, network="open"
     ) as sandbox:
         assert (sandbox.remote.cpu, sandbox.remote.memory, sandbox.remote.network_block_all) == (1, 3, False)
 
