@@ -19,7 +19,7 @@ from harvest_nb.tables.problems import Problem, Problems
 from harvest_nb.tables.reconcile import EXPLAINED_BELOW, REASONS, Account, Reconciled, reconcile
 from harvest_nb.tables.results import Report, report, result_rows
 from harvest_nb.tables.runs import run_row, session_rows
-from harvest_nb.tables.tools import tool_call_rows
+from harvest_nb.tables.tools import Answer, later_answers, tool_call_rows
 from harvest_nb.tables.turns import turn_rows
 from harvest_nb.tables.usage import Response, responses, usage_rows
 
@@ -73,11 +73,14 @@ class _Tabulation:
         self.prices, self.pricer = prices, Pricer(prices)
         self.out: dict[str, list[_Row]] = {name: [] for name in FRAME_NAMES}
         self.owner: dict[str, str] = {}
+        self.later: dict[tuple[str, str], Answer] = {}
 
     def rows(self) -> dict[str, list[_Row]]:
         for run in self.runs:
             place(run)
             self._own(run)
+        if not self.whole:
+            self.later = later_answers(self.runs, self.owner)
         found = responses(self.runs)
         by_run: dict[str, list[Response]] = {run.run_id: [] for run in self.runs}
         for response in found.values():
@@ -136,7 +139,7 @@ class _Tabulation:
             messages = [message for message in messages if not message.items[0].copy]
         stops = {response.key: response.stop_reason for response in mine}
         turns = [row for row in turn_rows(run, stops) if self.whole or not row["is_copy"]]
-        calls = list(tool_call_rows(run, messages))
+        calls = list(tool_call_rows(run, messages, self.later))
         out["records"].extend(record_row(run, item) for item in run.items if item.source != "nested")
         out["messages"].extend(message_rows(run, messages))
         out["blocks"].extend(block_rows(run, messages))

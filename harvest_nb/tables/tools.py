@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from harvest_nb.tables.folder import Run
@@ -11,19 +12,55 @@ from harvest_nb.tables.items import CALLS, Block, Item
 from harvest_nb.tables.messages import Message
 from harvest_nb.tables.values import as_dict, as_list, as_str, seconds
 
-__all__ = ["server_of", "tool_call_rows"]
+__all__ = ["Answer", "later_answers", "server_of", "tool_call_rows"]
 
+Answer = tuple[Item, Block]
+"""A result and the record it stands in."""
+
+_LATE = datetime.max.replace(tzinfo=UTC)
 _SAVED = "<persisted-output>"
 _SAVED_TO = re.compile(r"(?:saved to|stored at|written to):?\s+(\S+)")
 
 
-def tool_call_rows(run: Run, messages: list[Message]) -> Iterator[dict[str, Any]]:
+def later_answers(runs: Iterable[Run], owner: Mapping[str, str]) -> dict[tuple[str, str], Answer]:
+    """What runs that repeat another's call say its result was, by that run's id and the call's; the first of each.
+
+    Only the repeated call tells whose result it is: scripted endpoints give the same ids to different calls.
+
+    Args:
+        runs: in their order of rank, with copies marked.
+        owner: id of the run that made a response, by its key.
+    """
+    found: dict[tuple[str, str], Answer] = {}
+    for run in runs:
+        repeated: dict[str, str] = {
+            block.call: made
+            for item in run.items
+            if item.copy and (made := owner.get(item.key or "")) not in (None, run.run_id)
+            for block in item.blocks
+            if block.call and block.kind in CALLS
+        }
+        if not repeated:
+            continue
+        for item in run.items:
+            for block in item.blocks:
+                if block.call not in repeated or block.kind in CALLS:
+                    continue
+                key = (repeated[block.call], block.call)
+                if key not in found or (item.time or _LATE) < (found[key][0].time or _LATE):
+                    found[key] = (item, block)
+    return found
+
+
+def tool_call_rows(
+    run: Run, messages: list[Message], later: Mapping[tuple[str, str], Answer]
+) -> Iterator[dict[str, Any]]:
     """Rows of `tool_calls`, in order of the calls.
 
-    A call that was answered twice keeps its first answer. A result without its call gives no row: its
-    block is in `blocks`.
+    A call that was answered twice keeps its first answer; one that was answered only in another run has it
+    from `later`. A result without its call gives no row: its block is in `blocks`.
     """
-    answers: dict[str, tuple[Item, Block]] = {}
+    answers: dict[str, Answer] = {}
     for message in messages:
         for block, item in message.blocks:
             if block.call and block.kind not in CALLS:
@@ -36,11 +73,12 @@ def tool_call_rows(run: Run, messages: list[Message]) -> Iterator[dict[str, Any]
             if not key or key in seen or block.kind not in CALLS:
                 continue
             seen.add(key)
-            yield _row(run, item, block, key, answers.get(key), spawned.get(key))
+            answer = answers.get(key) or later.get((run.run_id, key))
+            yield _row(run, item, block, key, answer, spawned.get(key))
 
 
 def _row(
-    run: Run, item: Item, block: Block, key: str, answer: tuple[Item, Block] | None, spawned: str | None
+    run: Run, item: Item, block: Block, key: str, answer: Answer | None, spawned: str | None
 ) -> dict[str, Any]:
     name = block.name or "unknown"
     server, tool = server_of(name)
@@ -71,6 +109,7 @@ def _row(
             "end": reply.time,
             "duration_s": seconds(reply.time, item.time),
             "permission": _permission(reply, key),
+            "spawned_agent": spawned or _agent(reply, key),
             "result": outcome.text,
             "result_chars": outcome.chars,
             "result_saved": saved,
@@ -83,6 +122,12 @@ def server_of(name: str) -> tuple[str | None, str | None]:
     """MCP server and tool of a name such as `mcp__memory__read_graph`; nothing for a built-in tool."""
     parts = name.split("__")
     return (parts[1], "__".join(parts[2:])) if len(parts) >= 3 and parts[0] == "mcp" else (None, None)
+
+
+def _agent(reply: Item, key: str) -> str | None:
+    """The sub-agent that a result names, which is of the first call that its record answers."""
+    first = next((block.call for block in reply.blocks if block.call), None)
+    return as_str(reply.whole.get("agent")) if first == key else None
 
 
 def _permission(item: Item, key: str) -> str | None:

@@ -1,0 +1,121 @@
+"""A call in one session's file whose result stands only in the file of a session that was resumed or forked from it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harvest_nb.tables import Frames, load
+from tests.tables.transcripts import Transcript, call, usage
+
+FIRST = "11111111-0000-4000-8000-000000000001"
+SECOND = "22222222-0000-4000-8000-000000000002"
+THIRD = "33333333-0000-4000-8000-000000000003"
+
+
+def asked() -> Transcript:
+    log = Transcript(FIRST)
+    log.user(0, "Is it?")
+    log.answer(1, "msg_1", usage(10, 1), call("t1"), call("t2", "Read"), stop="tool_use")
+    return log
+
+
+def resumed(log: Transcript, session: str) -> Transcript:
+    """A session that begins with the rows of another: same ids, its own session."""
+    return Transcript(session, rows=[{**row, "sessionId": session} for row in log.rows])
+
+
+def calls(frames: Frames) -> Any:
+    assert not frames.tool_calls["tool_use_id"].duplicated().any()
+    return frames.tool_calls.set_index("tool_use_id")
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations("abc", 2)))
+def test_the_answer_is_joined_with_the_original_call(tmp_path, names):
+    one = asked()
+    two = resumed(one, SECOND)
+    two.result(60, "t1", "yes")
+    failed = {"type": "tool_result", "tool_use_id": "t2", "content": "no such file", "is_error": True}
+    two.user(61, [failed])
+    two.answer(62, "msg_2", usage(10, 1))
+    one.write(tmp_path / f"{names[0]}.jsonl")
+    two.write(tmp_path / f"{names[1]}.jsonl")
+    frames = load(tmp_path)
+    found = calls(frames)
+    assert list(found["run_id"]) == [FIRST, FIRST]
+    assert list(found["status"]) == ["ok", "error"]
+    assert list(found["result"]) == ["yes", "no such file"]
+    assert list(found["duration_s"]) == [59, 60]
+    runs = frames.runs.set_index("run_id")
+    assert list(runs["n_tool_calls"][[FIRST, SECOND]]) == [2, 0]
+    assert list(runs["n_tool_errors"][[FIRST, SECOND]]) == [1, 0]
+    # Each session whole: the first ended without an answer, the second has both.
+    whole = load(tmp_path, view="session").tool_calls
+    assert list(whole.loc[whole["run_id"] == FIRST, "status"]) == ["no_result"] * 2
+    assert list(whole.loc[whole["run_id"] == SECOND, "status"]) == ["ok", "error"]
+
+
+def test_of_several_forks_answers_the_first_holds(tmp_path):
+    one = asked()
+    for at, session, said in ((90, SECOND, "late"), (30, THIRD, "early")):
+        two = resumed(one, session)
+        two.result(at, "t1", said)
+        # The one that answers late ends first of the two.
+        two.answer(200 - at, f"msg_{session[0]}", usage(1, 1))
+        two.write(tmp_path / f"{session}.jsonl")
+    one.write(tmp_path / f"{FIRST}.jsonl")
+    found = calls(load(tmp_path))
+    assert found.loc["t1", ["run_id", "status", "result"]].tolist() == [FIRST, "ok", "early"]
+    assert found.loc["t2", "status"] == "no_result"
+
+
+def test_an_answer_of_its_own_stays(tmp_path):
+    one = asked()
+    two = resumed(one, SECOND)
+    one.result(70, "t1", "mine")
+    one.result(71, "t2", "mine")
+    two.result(2, "t1", "another")
+    one.write(tmp_path / "a.jsonl")
+    two.write(tmp_path / "b.jsonl")
+    # The second ended first, so that the call is counted there.
+    found = calls(load(tmp_path))
+    assert found.loc["t1", ["run_id", "result"]].tolist() == [SECOND, "another"]
+    assert found.loc["t2", ["run_id", "result"]].tolist() == [SECOND, "mine"]
+
+
+def test_a_copied_pair_stays_once(tmp_path):
+    one = asked()
+    one.result(2, "t1", "yes")
+    two = resumed(one, SECOND)
+    two.result(60, "t2", "and yes")
+    three = resumed(two, THIRD)
+    three.answer(90, "msg_3", usage(1, 1))
+    for log in (one, two, three):
+        log.write(tmp_path / f"{log.session}.jsonl")
+    found = calls(load(tmp_path))
+    assert list(found["run_id"]) == [FIRST, FIRST]
+    assert list(found["result"]) == ["yes", "and yes"]
+
+
+def test_a_session_that_only_uses_the_same_id_answers_nothing(tmp_path):
+    """Scripted endpoints number their calls: the same id means nothing by itself."""
+    asked().write(tmp_path / "a.jsonl")
+    other = Transcript(SECOND)
+    other.answer(5, "msg_9", usage(1, 1), call("t1"), stop="tool_use")
+    other.result(6, "t1", "theirs")
+    other.write(Path(tmp_path / "b.jsonl"))
+    frames = load(tmp_path)
+    assert frames.tool_calls["status"].astype(str).tolist() == ["no_result", "no_result", "ok"]
+
+
+def test_the_sub_agent_that_the_later_file_names(tmp_path):
+    one = Transcript(FIRST)
+    one.answer(1, "msg_1", usage(10, 1), call("t1", "Task"), stop="tool_use")
+    two = resumed(one, SECOND)
+    two.result(60, "t1", "done", toolUseResult={"agentId": "a7", "status": "completed"})
+    one.write(tmp_path / "a.jsonl")
+    two.write(tmp_path / "b.jsonl")
+    assert calls(load(tmp_path)).loc["t1", "spawned_agent"] == "a7"
