@@ -96,7 +96,7 @@ def test_the_table_shows_models_conditions_and_age():
     assert rows["claude-mythos-5", ""]["source"].startswith("prices.toml: ")
     assert ("claude-sonnet-4-5", "prompt > 200k") in rows
     assert table.age_days(date(2026, 12, 25)) == (date(2026, 12, 25) - date.fromisoformat(table.edition)).days
-    assert [item["when"] for item in table.modifiers()] == ["speed=fast", "geo=us", "tier=batch"]
+    assert [item["when"] for item in table.modifiers()] == [*["speed=fast"] * 2, "geo=us", "tier=batch"]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,31 @@ def test_the_order_of_overrides_means_nothing(tmp_path):
         assert price("m", 1, speed="fast") == 5
         assert price("m-20260101", 1, speed="fast") == 35
         assert price("m", 1, speed="fast", geo="us") == 50
+
+
+def test_fast_mode_of_an_overridden_model_has_no_price_until_the_overrides_say_one(tmp_path):
+    """What genai-prices has for it goes with the price that is replaced; the standard one would be too low."""
+    prices = MODEL.replace('"m"', '"claude-opus-4-8"').replace("source", 'web_search = "10"\nsource')
+    found = table(tmp_path, prices).rates("claude-opus-4-8-20260101", speed="fast", geo="us")
+    assert found is not None
+    assert found.input is None
+    assert found.web_search == 10
+    assert "speed=fast" in found.source
+    for speed in (None, "standard"):
+        rates = table(tmp_path, prices).rates("claude-opus-4-8", speed=speed)
+        assert rates is not None
+        assert rates.input == 1
+    named = FAST.replace("factor", 'models = ["claude-opus-4-8"]\nfactor')
+    other = FAST.replace("factor", 'models = ["claude-opus-4-7"]\nfactor')
+    only_us = FAST.replace('"fast"', '"fast", geo = "us"')
+    for modifier, amount in ((FAST, 2), (named, 2), (other, None), (only_us, None)):
+        rates = table(tmp_path, prices, modifier).rates("claude-opus-4-8", speed="fast")
+        assert rates is not None
+        assert rates.input == amount, modifier
+    # What is not overridden has the price that genai-prices has for it.
+    listed = table(tmp_path, MODEL).rates("claude-opus-4-8", speed="fast")
+    assert listed is not None
+    assert listed.input == 10
 
 
 def test_a_time_without_a_zone_is_utc(tmp_path, monkeypatch):

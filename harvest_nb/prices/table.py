@@ -74,7 +74,8 @@ class PriceTable:
             when: the time of the request, in UTC where it names no zone; prices change. Default: now.
             prompt_tokens: input, cache writes and cache reads together: some models cost more
                 beyond a size, and then for the whole request.
-            speed: `usage.speed`; `"fast"` costs more.
+            speed: `usage.speed`; `"fast"` costs more. Of an overridden model its tokens have no price
+                (`None`) unless a modifier says one: what genai-prices has goes with the price it replaces.
             geo: `usage.inference_geo`; `"us"` costs more.
             tier: `usage.service_tier`; `"batch"` costs less.
         """
@@ -84,10 +85,10 @@ class PriceTable:
         # A time without a zone is UTC, as everywhere here, and not this machine's.
         day = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).date()
         rates = self._override(name, day)
-        if rates is None:
-            listed = self._listed(name, day, conditions["speed"])
-            rates = _for_prompt(listed, prompt_tokens) if listed else None
-        return self._modified(name, rates, conditions) if rates else None
+        if rates is not None:
+            return self._modified(name, rates, conditions, needs_speed=conditions["speed"] == "fast")
+        listed = self._listed(name, day, conditions["speed"])
+        return self._modified(name, _for_prompt(listed, prompt_tokens), conditions) if listed else None
 
     def models(self) -> list[str]:
         """Every model that has a price, by the name of the table that has it."""
@@ -147,8 +148,13 @@ class PriceTable:
                 return max(holding, key=lambda item: item.start or date.min).rates
         return None
 
-    def _modified(self, name: str, rates: Rates, conditions: Mapping[str, str]) -> Rates:
-        """Prices under all conditions that hold; for each the modifier that names the model most closely."""
+    def _modified(
+        self, name: str, rates: Rates, conditions: Mapping[str, str], *, needs_speed: bool = False
+    ) -> Rates:
+        """Prices under all conditions that hold; for each the modifier that names the model most closely.
+
+        `needs_speed`: without a modifier for the speed, tokens have no price.
+        """
         chosen: dict[tuple[tuple[str, str], ...], tuple[int, Modifier]] = {}
         for item in self._overrides.modifiers:
             if any(conditions.get(key) != value for key, value in item.when.items()):
@@ -165,6 +171,9 @@ class PriceTable:
                 if (value := rates.rate(part)) is not None
             }
             rates = replace(rates, **scaled, source=f"{rates.source}; x{item.factor}")
+        if needs_speed and not any("speed" in item.when for _, item in chosen.values()):
+            source = f"{rates.source}; no modifier for speed={conditions['speed']}"
+            return replace(rates, **dict.fromkeys(TOKEN_COMPONENTS), source=source)
         return rates
 
     def _from_genai(self, name: str, day: date, speed: str) -> _Listed | None:

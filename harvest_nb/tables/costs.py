@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from harvest_nb.prices import COMPONENTS, PriceTable, Rates
+from harvest_nb.prices import COMPONENTS, PriceTable, Rates, canonical_model
 from harvest_nb.tables.problems import Problem
 from harvest_nb.tables.usage import Response
 
@@ -27,7 +27,7 @@ class Pricer:
 
     def __init__(self, prices: PriceTable) -> None:
         self.prices = prices
-        self._unpriced: set[tuple[str, str]] = set()
+        self._unpriced: set[tuple[str, str, str]] = set()
 
     def add_price(
         self, row: dict[str, Any], response: Response, notes: list[Problem]
@@ -42,16 +42,28 @@ class Pricer:
         if not counted and rates is None:
             counted = self.prices.rates(row["model"] or "", when=row["time"]) is None
         missing = next((item["component"] for item in rows if counted and item["cost_usd"] is None), None)
-        spot = (row["run_id"], str(row["model"]))
-        if missing is not None and spot not in self._unpriced:
-            self._unpriced.add(spot)
-            named = row["model"] or "a response that names no model"
-            detail = f"no price for {missing} of {named}: its cost is missing, not 0"
-            path = response.path or next(iter(response.shares.values())).run.path
-            notes.append(
-                Problem(path, "unpriced_model", detail, response.line, response.offset, run_id=row["run_id"])
-            )
+        if missing is not None:
+            reason, detail = self._no_price(row, missing)
+            spot = (row["run_id"], str(row["model"]), reason)
+            if spot not in self._unpriced:
+                self._unpriced.add(spot)
+                path = response.path or next(iter(response.shares.values())).run.path
+                place = (response.line, response.offset)
+                notes.append(Problem(path, reason, detail, *place, run_id=row["run_id"]))
         return rows
+
+    def _no_price(self, row: Mapping[str, Any], component: str) -> tuple[str, str]:
+        """Reason and detail of a component of a row that has no price."""
+        model = row["model"]
+        lost = f"no price for {component} of {model or 'a response that names no model'}"
+        standard = self.prices.rates(model or "", when=row["time"])
+        if row["speed"] == "fast" and standard and standard.rate(component) is not None:
+            return "unpriced_fast_mode", (
+                f"{lost} in fast mode: its cost is missing, not the standard one. prices.toml has the model's price; "
+                f'add [[modifier]] with when = {{ speed = "fast" }}, models = ["{canonical_model(model)}"], '
+                'factor and source (factor = "1" if fast mode costs no more)'
+            )
+        return "unpriced_model", f"{lost}: its cost is missing, not 0"
 
 
 def cost_rows(row: dict[str, Any], rates: Rates | None) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from harvest_nb.errors import RunFolderError
+from harvest_nb.prices import load_prices
 from harvest_nb.tables import Frames, load, validate
 from tests.tables.transcripts import (
     MODEL,
@@ -409,6 +410,36 @@ def test_an_unknown_model_is_missing_and_never_free(log, tmp_path):
     problem = only(frames.problems)
     assert (problem["reason"], problem["line"]) == ("unpriced_model", 2)
     assert pd.isna(only(frames.runs)["cost_usd"])
+
+
+def test_fast_mode_without_a_price_is_missing_and_says_what_to_add(log, tmp_path):
+    table = tmp_path / "prices.toml"
+    model = "".join(
+        f'{part} = "1"\n' for part in ("input", "output", "cache_write_5m", "cache_write_1h", "cache_read")
+    )
+    entry = f'version = "1"\n[[model]]\nname = "claude-opus-4-8"\nsource = "s"\n{model}'
+    table.write_text(entry)
+    log.answer(2, "msg_1", usage(1000, 0, speed="standard"), model="claude-opus-4-8")
+    log.answer(3, "msg_2", usage(1000, 5, speed="fast"), model="claude-opus-4-8")
+    log.answer(4, "msg_3", usage(1000, 5, speed="fast"), model="claude-opus-4-8")
+    path = log.write(tmp_path / "a.jsonl")
+    frames = load(path, prices=load_prices(table))
+    assert frames.usage["cost_usd"].isna().tolist() == [False, True, True]
+    assert pd.isna(only(frames.runs)["cost_usd"])
+    assert frames.costs.loc[frames.costs["message_id"] == "msg_2", "cost_usd"].isna().all()
+    problem = only(frames.problems)
+    assert (problem["reason"], problem["line"]) == ("unpriced_fast_mode", 3)
+    assert "claude-opus-4-8" in problem["detail"]
+    assert 'when = { speed = "fast" }' in problem["detail"]
+    assert "[[modifier]]" in problem["detail"]
+    table.write_text(
+        entry
+        + '[[modifier]]\nwhen = { speed = "fast" }\nmodels = ["claude-opus-4-8"]\nfactor = "3"\nsource = "s"\n'
+    )
+    frames = load(path, prices=load_prices(table))
+    assert reasons(frames) == []
+    # 1,000 + 2 x 3 x 1,005 millionths
+    assert usd(frames) == Decimal("0.00703")
 
 
 HAIKU = {"claude-haiku-4-5-20251001": model_usage(1000, 20, 0, 0, 0, 0.0011)}
