@@ -13,7 +13,7 @@ from harvest_nb.cli import app
 from harvest_nb.cli.costs import own_transcripts
 from harvest_nb.errors import RunFolderError
 from harvest_nb.prices import load_prices
-from tests.tables.transcripts import Transcript, call, usage
+from tests.tables.transcripts import MODEL, Transcript, call, usage
 
 FIRST, SECOND = "11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002"
 
@@ -114,6 +114,31 @@ def test_a_person_is_told_what_the_total_leaves_out(config):
     assert "claude-nonsense-9, without a price or a count" in " ".join(done.output.split())
     assert "at least: 1 responses" in " ".join(done.output.split())
     assert "no price" in done.output
+
+
+def test_counts_that_nobody_knows_are_not_counted_as_0_in_silence(tmp_path):
+    log = Transcript(FIRST)
+    log.answer(1, "msg_1", usage(100, 10, 0, 0, 500))
+    log.answer(2, "msg_2", {**usage(20, 5), "cache_read_input_tokens": -1})
+    log.answer(3, "msg_3", {"output_tokens": 3})
+    log.answer(4, "msg_4", usage(7, 1), model="claude-haiku-4-5")
+    log.write(tmp_path / "a.jsonl")
+    found = ask("costs", tmp_path, "--json")
+    first, second = found["rows"] if found["rows"][0]["model"] == MODEL else found["rows"][::-1]
+    assert first["counts_unknown"] == {
+        "input_tokens": 1,
+        "cache_write_5m_tokens": 1,
+        "cache_write_1h_tokens": 1,
+        "cache_read_tokens": 2,
+    }
+    assert (first["input_tokens"], first["output_tokens"], first["cache_read_tokens"]) == (120, 18, 500)
+    assert first["cost_usd"] is None
+    assert "counts_unknown" not in second  # the keys of a row of which all is known are fixed
+    shown = CliRunner().invoke(app, ["costs", str(tmp_path)], catch_exceptions=False).output
+    words = " ".join(shown.split())
+    assert f"{MODEL} 3 ≥120 18 0 ≥0 ≥0 ≥500 no price" in words
+    assert "claude-haiku-4-5 1 7 1 0 0 0 0 0.0000" in words
+    assert "at least: 2 responses do not say all their counts" in words
 
 
 def test_without_a_path_it_is_this_machines_transcripts(config, tmp_path, monkeypatch):

@@ -75,16 +75,25 @@ def costs(
     for column in ("responses", "input", "output", "not final", "write 5m", "write 1h", "read", "USD"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in found.rows:
-        name, *counts, cost = row.values()
-        shown.add_row(
-            escape(str(name)), *(f"{n:,}" for n in counts), "no price" if cost is None else f"{cost:.4f}"
+        unknown = row.get("counts_unknown", {})
+        cost = "no price" if row["cost_usd"] is None else f"{row['cost_usd']:.4f}"
+        counts = (
+            f"≥{count:,}" if key in unknown else f"{count:,}"
+            for key, count in row.items()
+            if key not in (by.value, "cost_usd", "counts_unknown")
         )
+        shown.add_row(escape(str(row[by.value])), *counts, cost)
     _print_wide(shown)
     amount = "no price" if found.total_usd is None else f"{found.total_usd:.4f} USD"
     out.print(f"total {amount}; prices: {table.version}, digest {table.digest}", highlight=False)
     for model, count in found.unpriced.items():
         err.print(
             f"not in the total: {count} responses of {model}, without a price or a count", highlight=False
+        )
+    if found.uncounted:
+        err.print(
+            f"at least: {found.uncounted} responses do not say all their counts; sums with ≥ are lower bounds",
+            highlight=False,
         )
     if found.not_final:
         err.print(

@@ -30,7 +30,11 @@ _NOT_RECORDED = "(not recorded)"
 
 @dataclass
 class Totals:
-    """Rows as the JSON has them, and their sum; `cost_usd` is missing where part of a row has no price."""
+    """Rows as the JSON has them, and their sum; `cost_usd` is missing where part of a row has no price.
+
+    A row of which some counts are unknown has `counts_unknown` too: of how many responses, by column. What
+    stands in those columns is what is known, a lower bound.
+    """
 
     by: By
     rows: list[dict[str, Any]]
@@ -39,12 +43,15 @@ class Totals:
     unpriced: dict[str, int] = field(default_factory=dict)
     """Responses without a price, by model."""
     not_final: int = 0
+    uncounted: int = 0
+    """Responses that do not say all their counts."""
 
 
 @dataclass
 class _Sum:
     responses: int = 0
     not_final: int = 0
+    unknown: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKENS, 0))
     cost: Decimal = Decimal(0)
     priced: bool = True
@@ -59,6 +66,7 @@ def totals(frames: Frames, by: By = "model") -> Totals:
     sums: dict[str, _Sum] = {}
     total, any_priced = Decimal(0), False
     unpriced: dict[str, int] = {}
+    uncounted = 0
     told = set(frames.result_usage.loc[frames.result_usage["is_last"], "run_id"]) & _completed(frames)
     key = _keys(frames, by)
     for row in _records(
@@ -67,6 +75,10 @@ def totals(frames: Frames, by: By = "model") -> Totals:
         group = sums.setdefault(key(row), _Sum())
         group.responses += 1
         group.not_final += not row["output_final"] and row["run_id"] not in told
+        missing = [name for name in TOKENS if row[name] is None]
+        uncounted += bool(missing)
+        for name in missing:
+            group.unknown[name] = group.unknown.get(name, 0) + 1
         for name in TOKENS:
             group.tokens[name] += row[name] or 0
         if row["cost_usd"] is None:
@@ -91,7 +103,8 @@ def totals(frames: Frames, by: By = "model") -> Totals:
     )
     rows = [_row(by, name, group) for name, group in ordered]
     whole = total if any_priced or not rows else None
-    return Totals(by, rows, whole, unpriced, sum(group.not_final for group in sums.values()))
+    not_final = sum(group.not_final for group in sums.values())
+    return Totals(by, rows, whole, unpriced, not_final, uncounted)
 
 
 def _row(by: str, name: str, group: _Sum) -> dict[str, Any]:
@@ -104,6 +117,7 @@ def _row(by: str, name: str, group: _Sum) -> dict[str, Any]:
         "output_not_final": group.not_final,
         **tokens,
         "cost_usd": group.cost if group.priced else None,
+        **({"counts_unknown": group.unknown} if group.unknown else {}),
     }
 
 
