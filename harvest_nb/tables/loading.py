@@ -31,6 +31,7 @@ _AMOUNTS = {
     name: [column.name for column in columns if column.kind == "usd"] for name, columns in COLUMNS.items()
 }
 _AGENT_TOOLS = frozenset({"Task", "Agent"})
+_SEARCH_TOOLS = frozenset({"WebSearch", "web_search"})
 
 
 def load(
@@ -122,6 +123,7 @@ class _Tabulation:
             after_result=_after(run, told, mine),
             resumed=told.processes > 1 or bool(run.history),
             lone_agents=_lone_agents(run),
+            searched=_calls(run, _SEARCH_TOOLS),
             silent=_silent(run, mine, self.whole),
         )
         outcome = reconcile(account, self.prices)
@@ -265,7 +267,11 @@ def _lone_agents(run: Run) -> bool:
     """Whether the main thread started sub-agents of which no response is recorded."""
     if any(item.sender == "model" and item.agent != "main" for item in run.story):
         return False
-    return any(block.name in _AGENT_TOOLS for item in run.story for block in item.blocks)
+    return _calls(run, _AGENT_TOOLS)
+
+
+def _calls(run: Run, tools: frozenset[str]) -> bool:
+    return any(block.name in tools for item in run.story for block in item.blocks)
 
 
 def _missing_rows(run: Run, outcome: Reconciled, account: Account) -> list[_Row]:

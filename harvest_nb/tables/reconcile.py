@@ -51,6 +51,7 @@ class Account:
         resumed: whether rows of earlier processes are in the run.
         lone_agents: whether sub-agents were started of which no response is recorded.
         silent: whether a response does not say what it used.
+        searched: whether a tool was called that searches the web.
     """
 
     usage: Sequence[Mapping[str, Any]]
@@ -60,11 +61,20 @@ class Account:
     resumed: bool
     lone_agents: bool
     silent: bool = False
+    searched: bool = False
 
     @property
     def last(self) -> list[Mapping[str, Any]]:
-        """The last result's rows of each process: these add up."""
-        return [row for row in self.results if row["is_last"]]
+        """The last result's rows of each process: these add up.
+
+        Older CLIs do not count searches. Where all that was recorded shows none, there were 0.
+        """
+        last = [row for row in self.results if row["is_last"]]
+        if not self.usage or self.searched or self.lone_agents:
+            return last
+        if any(row["web_search_requests"] != 0 for row in self.usage):
+            return last
+        return [{**row, "web_search_requests": row["web_search_requests"] or 0} for row in last]
 
     @property
     def not_final(self) -> bool:

@@ -131,3 +131,43 @@ def test_a_nested_count_that_is_none_is_told(tmp_path: Path) -> None:
 )
 def test_names_of_the_clouds_lead_to_one_model(name: str) -> None:
     assert canonical_model(name) == "claude-opus-4-5-20251101"
+
+
+OLD = {"inputTokens": 1000, "outputTokens": 0, "cacheReadInputTokens": 0, "cacheCreationInputTokens": 0}
+HAIKU = "claude-haiku-4-5-20251001"
+
+
+@pytest.mark.parametrize("other", ["claude-haiku-4-5", "claude-sonnet-4-5"])
+def test_an_older_result_says_nothing_of_searches_where_there_were_none(tmp_path: Path, other: str) -> None:
+    """`webSearchRequests` came later than `modelUsage`."""
+    plain = {"input_tokens": 1000, "output_tokens": 0}
+    told = {HAIKU: {**OLD, "costUSD": 0.001}}
+    run = load(stream(tmp_path, plain, {"total_cost_usd": 0.001, "modelUsage": told})).runs.iloc[0]
+    assert run["residual_reason"] == "equal"
+    assert run["cost_repriced_usd"] == run["cost_reported_usd"]
+    # What was done in the background is in no row; nothing says that it searched.
+    price = 0.001 if "haiku" in other else 0.003
+    told = {HAIKU: {**OLD, "inputTokens": 500, "costUSD": 0.0005}, other: {**OLD, "costUSD": price}}
+    said = {"total_cost_usd": 0.0005 + price, "modelUsage": told}
+    frames = load(stream(tmp_path, {"input_tokens": 500, "output_tokens": 0}, said))
+    run = frames.runs.iloc[0]
+    assert run["residual_reason"] != "count_missing"
+    assert run["cost_repriced_usd"] == run["cost_reported_usd"] == frames.costs["cost_usd"].sum()
+    assert frames.result_usage["web_search_requests"].isna().all()  # nobody said it
+
+
+@pytest.mark.parametrize("how", ["a count", "an odd count", "a tool", "a sub-agent"])
+def test_an_older_result_leaves_open_how_many_searches_there_were(tmp_path: Path, how: str) -> None:
+    plain: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 0}
+    if "count" in how:
+        plain["server_tool_use"] = {"web_search_requests": 2 if how == "a count" else "2"}
+    path = stream(
+        tmp_path, plain, {"total_cost_usd": 0.031, "modelUsage": {HAIKU: {**OLD, "costUSD": 0.031}}}
+    )
+    if "count" not in how:
+        name = "WebSearch" if how == "a tool" else "Task"
+        block = {"type": "tool_use", "id": "t1", "name": name, "input": {}}
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[1]["message"]["content"].append(block)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert load(path).runs["residual_reason"].iloc[0] == "count_missing"
