@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
+from operator import le
 from typing import Any
 
 from harvest_nb.tables.folder import Run
@@ -24,6 +26,11 @@ __all__ = ["Report", "Told", "report", "result_rows"]
 _MORE = ("cacheCreationEphemeral5mInputTokens", "cacheCreationEphemeral1hInputTokens", "webSearchRequests")
 _KEYS = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
 
+_Carried = Mapping[str, Mapping[str, Any]]
+"""Figures of `modelUsage` by model."""
+_Sums = tuple[int, ...]
+"""Tokens of all models, as `_KEYS` have them."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -31,7 +38,7 @@ class Told:
 
     item: Item
     process: int
-    carried: Mapping[str, Mapping[str, Any]]
+    carried: _Carried
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def report(run: Run) -> Report:
     results: list[Told] = []
     costs: dict[int, Decimal] = {}
     process, heard, before = 1, False, None
-    carried: Mapping[str, Mapping[str, Any]] = {}
+    carried: _Carried = {}
     since: set[str] = set()
     prompted = 0
     for item in _once(run):
@@ -120,20 +127,27 @@ def _told_alone(alone: list[Item]) -> Report:
     results: list[Told] = []
     unclear: list[Item] = []
     costs: list[Decimal] = []
+    # What each may have been resumed with, by its tokens in all; nothing, in a session that began anew.
+    nothing: _Sums = (0,) * len(_KEYS)
+    known: list[tuple[_Sums, _Carried]] = [(nothing, {})]
+    by_sum: dict[_Sums, list[tuple[_Sums, _Carried]]] = {nothing: known[:]}
     for item in sorted(alone, key=size):
         models = as_dict(item.whole.get("modelUsage"))
-        held = [
-            {model: _figures(as_dict(older[model])) for model in older}
-            for told in reversed(results)
-            if (older := as_dict(told.item.whole.get("modelUsage")))
-            and not any(_smaller(as_dict(older[model]), as_dict(models.get(model))) for model in older)
-        ]
+        sums, own = _sums(models), _own_tokens(item)
+        before = None if own is None else tuple(whole - mine for whole, mine in zip(sums, own, strict=True))
         # Of what it may hold, that which leaves what its own main thread used; else the largest.
-        own = (figures for figures in held if not _beyond_usage(item, models, figures))
-        carried = next(own, held[0] if held else {})
-        if _beyond_usage(item, models, carried):
+        fitting = by_sum.get(before, ()) if before is not None else ()
+        carried = next(
+            older
+            for its, older in chain(reversed(fitting), reversed(known))
+            if all(map(le, its, sums)) and _holds(models, older)
+        )
+        if _sums(carried) != before:
             unclear.append(item)
         results.append(Told(item, len(results) + 1, carried))
+        figures = {model: _figures(as_dict(usage)) for model, usage in models.items()}
+        known.append((sums, figures))
+        by_sum.setdefault(sums, []).append(known[-1])
         cost = as_usd(item.whole.get("total_cost_usd"))
         if cost is not None:
             costs.append(cost - _cost_of(carried))
@@ -141,18 +155,21 @@ def _told_alone(alone: list[Item]) -> Report:
     return Report(whole, len(results), tuple(results), tuple(unclear))
 
 
-def _beyond_usage(item: Item, models: dict[str, Any], carried: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a result's figures are more than what its own main thread used."""
+def _sums(models: Mapping[str, Any]) -> _Sums:
+    return tuple(sum(as_total(as_dict(usage).get(key)) or 0 for usage in models.values()) for key in _KEYS)
+
+
+def _own_tokens(item: Item) -> _Sums | None:
+    """What a result says its own main thread used, as `_KEYS` have it; `None` where it does not say all."""
     found = counts(as_dict(item.whole.get("usage")))
     own = [found[key] for key in ("input_tokens", "output_tokens", "cache_read_tokens")]
     written = [found[key] for key in ("cache_write_5m_tokens", "cache_write_1h_tokens")]
-    if None in own or None in written:
-        return True
-    for key, mine in zip(_KEYS, (*own, sum(count or 0 for count in written)), strict=True):
-        told = sum(as_total(as_dict(usage).get(key)) or 0 for usage in models.values())
-        if told - sum(int(figures.get(key, 0)) for figures in carried.values()) != mine:
-            return True
-    return False
+    known = [count for count in (*own, *written) if count is not None]
+    return (*known[:3], known[3] + known[4]) if len(known) == 5 else None
+
+
+def _holds(models: Mapping[str, Any], older: _Carried) -> bool:
+    return not any(_smaller(as_dict(older[model]), as_dict(models.get(model))) for model in older)
 
 
 def _figures(usage: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +177,7 @@ def _figures(usage: dict[str, Any]) -> dict[str, Any]:
     return {**known, "costUSD": str(as_usd(usage.get("costUSD")) or Decimal(0))}
 
 
-def _cost_of(carried: Mapping[str, Mapping[str, Any]]) -> Decimal:
+def _cost_of(carried: _Carried) -> Decimal:
     return sum((as_usd(figures["costUSD"]) or Decimal(0) for figures in carried.values()), Decimal(0))
 
 

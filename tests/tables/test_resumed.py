@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from http.server import ThreadingHTTPServer
@@ -138,6 +139,35 @@ def test_two_branches_of_one_session_printed_alone(tmp_path):
     frames = load(tmp_path)
     assert frames.runs["cost_usd"].tolist() == [Decimal("0.021")]
     assert frames.problems.empty
+
+
+def test_a_process_that_carries_nothing_over_costs_all_it_says(tmp_path):
+    """Its own usage is all there is, though an earlier one would fit in it."""
+    for name, own in (("a", 1000), ("b", 5000)):
+        told = result(own * 3e-6, {MODEL: model_usage(own, 0, 0, 0, 0, own * 3e-6)}, usage=usage(own, 0))
+        told |= {"session_id": SESSION, "uuid": name, "subagent_stats": {"spawned": 0}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+    frames = load(tmp_path)
+    assert frames.runs["cost_usd"].tolist() == [Decimal("0.018")]
+    assert frames.problems.empty
+
+
+@pytest.mark.parametrize("background", [0, 10])
+def test_thousands_of_results_printed_alone_take_no_longer_for_each(tmp_path, background):
+    lines = []
+    for number in range(1, 3001):
+        models = {MODEL: model_usage(1000 * number, 0, 0, 0, 0, 0.003 * number)}
+        if background:
+            spent = model_usage(background * number, 0, 0, 0, 0, 0.00001 * number)
+            models["claude-haiku-4-5"] = spent
+        told = result(sum(one["costUSD"] for one in models.values()), models, usage=usage(1000, 0))
+        lines.append({**told, "session_id": SESSION, "uuid": f"u{number}", "subagent_stats": {"spawned": 0}})
+    path = write_lines(tmp_path / "a.jsonl", lines)
+    begun = time.process_time()
+    frames = load(path)
+    assert time.process_time() - begun < 20
+    assert frames.runs["cost_usd"].tolist() == [Decimal("9.03" if background else "9")]
+    assert set(frames.problems["reason"]) == ({"carried_cost_unclear"} if background else set())
 
 
 def test_a_log_that_was_split_between_its_results_is_still_one_process(tmp_path):
