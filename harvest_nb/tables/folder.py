@@ -15,7 +15,7 @@ from harvest_nb.tables.items import Item, ItemReader, is_recording
 from harvest_nb.tables.known import STREAM_TYPES, TRANSCRIPT_TYPES
 from harvest_nb.tables.problems import Problem, Problems
 from harvest_nb.tables.read import read_json, values_in
-from harvest_nb.tables.sources import find, plain_name, read_content
+from harvest_nb.tables.sources import SAVED, find, plain_name, read_content, saved_records
 from harvest_nb.tables.values import as_dict, as_int, as_str, as_time
 
 __all__ = ["FileRead", "Gathered", "Run", "gather"]
@@ -82,6 +82,7 @@ def gather(paths: Iterable[str | os.PathLike[str]], problems: Problems) -> Gathe
             strict and there is one.
     """
     found = find(paths)
+    problems.add_all(_left_out(found.left_out))
     runs: dict[str, Run] = {}
     files: list[FileRead] = []
     read_folders = [_run_folder(folder, problems) for folder in found.folders]
@@ -121,11 +122,17 @@ def _run_folder(path: Path, problems: Problems) -> tuple[Run, list[FileRead]]:
         mine.add(Problem(path / "stream.jsonl", "missing_file", "stream.jsonl is missing"))
     read = [_read(item, recording=True) for item in streams]
     run.story = _recorded([item for one in read for item in one.items], path / "stream.jsonl", mine)
+    inside = sorted((path / "transcript").rglob("*"))
     rows = [
         _read(item)
-        for item in sorted((path / "transcript").rglob("*"))
-        if plain_name(item).endswith(".jsonl") and item.is_file() and "tool-results" not in item.parts
+        for item in inside
+        if plain_name(item).endswith(".jsonl")
+        and item.is_file()
+        and SAVED not in item.relative_to(path).parts[:-1]
     ]
+    for folder in inside:
+        if folder.name == SAVED and folder.is_dir():
+            mine.add_all(_left_out(saved_records(folder)))
     transcript = [item for one in rows for item in one.items]
     for one in (*read, *rows):
         mine.add_all(one.problems)
@@ -148,6 +155,15 @@ def _run_folder(path: Path, problems: Problems) -> tuple[Run, list[FileRead]]:
         problem.run_id = run.run_id
     problems.extend(mine)
     return run, read + rows
+
+
+def _left_out(paths: Iterable[Path]) -> Iterator[Problem]:
+    for path in paths:
+        detail = (
+            f"holds records and lies in {SAVED}, where the CLI keeps what tools gave back: left out. "
+            "If it is a transcript, name the file to have it read"
+        )
+        yield Problem(path, "left_out", detail)
 
 
 def _recorded(items: list[Item], path: Path, problems: Problems) -> list[Item]:

@@ -239,10 +239,10 @@ class ItemReader:
             if not usage.keys() <= USAGE_KEYS:
                 for key in usage.keys() - USAGE_KEYS:
                     self._strange("key", f"message.usage.{key}", line)
-        elif inner and not item.synthetic:
+        elif isinstance(message, dict) and not item.synthetic:
             self._strange("message without", "message.usage", line)
         item.key = item.message_id
-        if item.key is None and not item.synthetic and inner:
+        if item.key is None and not item.synthetic and isinstance(message, dict):
             item.key = f"request {item.request_id}" if item.request_id else _own_key(item, value)
             if item.usage:
                 self._note(

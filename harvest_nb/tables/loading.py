@@ -14,6 +14,7 @@ from harvest_nb.tables.columns import COLUMNS, FRAME_NAMES
 from harvest_nb.tables.costs import Pricer, total
 from harvest_nb.tables.folder import Gathered, Run, gather
 from harvest_nb.tables.frames import Frames
+from harvest_nb.tables.items import Item
 from harvest_nb.tables.messages import block_rows, join, message_rows, place, record_row
 from harvest_nb.tables.problems import Problem, Problems
 from harvest_nb.tables.reconcile import EXPLAINED_BELOW, REASONS, Account, Reconciled, reconcile
@@ -114,6 +115,8 @@ class _Tabulation:
         notes: list[Problem] = []
         told = report(run)
         results = result_rows(run, told)
+        silent = _silent(run, mine, self.whole)
+        self._note_events(run, silent, notes)
         usage, costs, copied = self._usage(run, mine, notes)
         owned = [row for row in usage if self.whole or not row["is_copy"]]
         account = Account(
@@ -124,7 +127,7 @@ class _Tabulation:
             resumed=told.processes > 1 or bool(run.history),
             lone_agents=_lone_agents(run),
             searched=_calls(run, _SEARCH_TOOLS),
-            silent=_silent(run, mine, self.whole),
+            silent=bool(silent),
         )
         outcome = reconcile(account, self.prices)
         self._unexplained(run, outcome, notes)
@@ -189,6 +192,17 @@ class _Tabulation:
                 usage.append(row)
         return usage, costs, copied
 
+    def _note_events(self, run: Run, silent: list[Item], notes: list[Problem]) -> None:
+        """Responses of which nothing but events was recorded; a row that lacks its usage is told when it is read."""
+        rows = {item.key for item in silent if item.type == "assistant"}
+        events = [item for item in silent if item.key not in rows]
+        if events:
+            first, count = events[0], len({item.key for item in events})
+            detail = f"{first.key}: only events were recorded, and none says what it used"
+            detail += f" ({count} responses, first here)" if count > 1 else ""
+            place = (first.line, first.offset)
+            notes.append(Problem(first.file, "missing_usage", detail, *place, run_id=run.run_id))
+
     def _unexplained(self, run: Run, outcome: Reconciled, notes: list[Problem]) -> None:
         amount = outcome.unexplained
         if amount is not None and abs(amount) > EXPLAINED_BELOW:
@@ -247,20 +261,20 @@ def _after(run: Run, told: Report, mine: Iterable[Response]) -> bool:
     return any((response.shares[run.run_id].seq or 0) > last.seq for response in mine)
 
 
-def _silent(run: Run, mine: Iterable[Response], whole: bool) -> bool:
-    """Whether a response says in none of its rows what it used; `missing_usage` in `problems` names the file."""
+def _silent(run: Run, mine: Iterable[Response], whole: bool) -> list[Item]:
+    """Rows of responses that say in none of their rows what they used; `missing_usage` in `problems` names the file."""
     told = {response.key for response in mine}
     told |= {f"request {response.request_id}" for response in mine if response.request_id}
     # A message may have rows under several requests, of which its response names one.
     told |= {f"request {item.request_id}" for item in run.items if item.request_id and item.key in told}
-    return any(
-        item.type == "assistant"
-        and item.key
+    return [
+        item
+        for item in run.items
+        if (item.type == "assistant" or (item.type == "stream_event" and item.key))
         and not item.synthetic
         and item.key not in told
         and (whole or not item.copy)
-        for item in run.items
-    )
+    ]
 
 
 def _lone_agents(run: Run) -> bool:

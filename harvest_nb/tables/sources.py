@@ -18,7 +18,17 @@ from harvest_nb.tables.known import STREAM_TYPES, TRANSCRIPT_TYPES
 from harvest_nb.tables.problems import Problem, Problems
 from harvest_nb.tables.rescue import whole_records
 
-__all__ = ["Content", "Found", "find", "head", "is_run_folder", "plain_name", "read_content"]
+__all__ = [
+    "SAVED",
+    "Content",
+    "Found",
+    "find",
+    "head",
+    "is_run_folder",
+    "plain_name",
+    "read_content",
+    "saved_records",
+]
 
 _HEAD = 256 * 1024
 _CHUNK = 1 << 20
@@ -40,7 +50,9 @@ _OF_THE_CLI = frozenset(
 )  # fmt: skip
 # The CLI's copies of the files it edited: `file-history/<session>/<hash>@v<number>`. One may be of a transcript.
 _BACKUP = re.compile(r"[0-9a-f]{8,}@v\d+")
-_NEVER = frozenset({"tool-results", "node_modules", "__pycache__", ".git", ".venv"})
+_NEVER = frozenset({"node_modules", "__pycache__", ".git", ".venv"})
+SAVED = "tool-results"
+"""Name of the folder beside a transcript in which the CLI keeps what tools gave back."""
 
 
 @dataclass
@@ -50,6 +62,8 @@ class Found:
     folders: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+    """Files that look like records and lie where the CLI keeps what tools gave back."""
 
 
 @dataclass(slots=True)
@@ -73,6 +87,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Found:
     folders: dict[Path, None] = {}
     files: dict[Path, None] = {}
     others: dict[Path, None] = {}
+    left_out: dict[Path, None] = {}
     for item in paths:
         path = Path(item)
         if not path.exists():
@@ -87,15 +102,20 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Found:
             continue
         something = False
         for kind, found in _walk(path):
-            {"folder": folders, "file": files}.get(kind, others)[found] = None
-            something = something or kind != "other"
+            {"folder": folders, "file": files, "left out": left_out}.get(kind, others)[found] = None
+            something = something or kind in ("folder", "file")
         if not something:
             raise RunFolderError(
                 f"{item} is no run folder and holds nothing that can be read",
                 hint="a run folder has a run.json and a stream.jsonl (`harvest-nb run` makes one); "
                 "logs and transcripts are JSON lines",
             )
-    return Found(sorted(folders), sorted(files), sorted(others.keys() - files.keys()))
+    return Found(
+        sorted(folders),
+        sorted(files),
+        sorted(others.keys() - files.keys()),
+        sorted(left_out.keys() - files.keys()),
+    )
 
 
 def _walk(top: Path) -> Iterator[tuple[str, Path]]:
@@ -117,7 +137,9 @@ def _walk(top: Path) -> Iterator[tuple[str, Path]]:
             yield "folder", here
             continue
         doubtful = _OF_THE_CLI if "projects" in folders else frozenset()
-        folders[:] = sorted(name for name in folders if name not in _NEVER)
+        if SAVED in folders:
+            yield from (("left out", path) for path in saved_records(here / SAVED))
+        folders[:] = sorted(name for name in folders if name not in _NEVER and name != SAVED)
         inside = here in of_the_cli
         of_the_cli.update(here / name for name in folders if inside or name in doubtful)
         for name in sorted(names):
@@ -131,6 +153,15 @@ def _walk(top: Path) -> Iterator[tuple[str, Path]]:
             yield "file" if _is_readable(path) else "other", path
     for path in unreadable:
         yield "file", path  # reading it says why it cannot be read
+
+
+def saved_records(folder: Path) -> list[Path]:
+    """Files below a folder of saved results that hold records: a transcript that was put there, or a copy of one.
+
+    What a tool printed is saved as `.txt`, and may show records.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if plain_name(path).rpartition(".")[2] != "txt" and _holds_records(path)]
 
 
 def _is_readable(path: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from harvest_nb.errors import RunFolderError
 from harvest_nb.tables import Frames, load
 from harvest_nb.tables.totals import totals
 from tests.tables.transcripts import (
@@ -180,3 +183,76 @@ def test_a_run_of_which_a_response_says_nothing_of_its_use_has_no_cost(tmp_path)
     frames = load(path)
     assert frames.runs["cost_usd"].tolist() == [Decimal("0.003")]
     assert frames.costs["cost_usd"].sum() == Decimal("0.003")
+
+
+def test_a_transcript_among_saved_results_is_told(tmp_path):
+    """The CLI keeps there what tools gave back, which is not read: it may be a copy of anything."""
+    log = Transcript()
+    log.answer(1, "msg_1", usage(1000))
+    log.write(tmp_path / "projects" / "-p" / f"{log.session}.jsonl")
+    other = Transcript(SESSION)
+    other.answer(1, "msg_2", usage(1000))
+    saved = tmp_path / "projects" / "-p" / log.session / "tool-results"
+    for name in ("b.jsonl", "deeper/c.json", "toolu_1.txt"):
+        other.write(saved / name)
+    packed = saved / "d.jsonl.gz"
+    packed.write_bytes(gzip.compress((saved / "b.jsonl").read_bytes()))
+    (saved / "e.json").write_text(json.dumps([{"type": "text", "text": json.dumps(other.rows[0])}]))
+    frames = load(tmp_path)
+    assert list(frames.usage["message_id"]) == ["msg_1"]
+    told = frames.problems
+    assert set(told["reason"]) == {"left_out"}
+    # What a tool printed is text; it may well print records.
+    assert sorted(told["path"]) == sorted(
+        str(saved / name) for name in ("b.jsonl", "d.jsonl.gz", "deeper/c.json")
+    )
+    assert not told["salvaged"].any()
+    with pytest.raises(RunFolderError, match="tool-results"):
+        load(tmp_path, strict=True)
+    # Named, it is read.
+    assert set(load(tmp_path, saved / "b.jsonl").usage["message_id"]) == {"msg_1", "msg_2"}
+    assert set(load(saved).usage["message_id"]) == {"msg_2"}
+
+
+def test_a_run_folder_below_a_folder_of_that_name_is_whole(new_run, tmp_path):
+    """Only what lies in `tool-results` within its transcript is left out, and told."""
+    writer = new_run("run-1", tmp_path / "tool-results").two_turns()
+    folder = writer.write()
+    frames = load(folder)
+    assert frames.usage["output_tokens"].tolist() == [50, 30]
+    assert frames.problems.empty
+    other = Transcript(SESSION)
+    other.answer(1, "msg_2", usage(1000))
+    path = other.write(folder / "transcript" / SESSION / "tool-results" / "x.jsonl")
+    frames = load(folder)
+    assert len(frames.usage) == 2
+    assert frames.problems[["reason", "path", "run_id"]].to_numpy().tolist() == [
+        ["left_out", str(path), "run-1"]
+    ]
+
+
+@pytest.mark.parametrize("message", [{}, {"role": "assistant"}, {"id": "msg_1", "model": MODEL}])
+@pytest.mark.parametrize("kind", ["transcript", "stream", "nested"])
+def test_a_response_that_says_nothing_of_its_use_is_told(tmp_path, message, kind):
+    log = Transcript()
+    log.user(0, "Is it?")
+    if kind == "nested":
+        inner = {"type": "assistant", "message": message, "timestamp": "2026-06-01T12:00:01Z", "uuid": "n1"}
+        log.row(1, "progress", data={"type": "agent_progress", "agentId": "a1", "message": inner})
+    else:
+        log.row(1, "assistant", message=message)
+    rows = log.rows
+    if kind == "stream":
+        rows = stream(SESSION, {"type": "assistant", "message": message})
+    frames = load(write_lines(tmp_path / "a.jsonl", rows))
+    assert "missing_usage" in set(frames.problems["reason"])
+    assert frames.runs["cost_usd"].isna().all()
+
+
+def test_an_event_that_says_nothing_of_its_use_is_told(tmp_path):
+    start = {"type": "message_start", "message": {"id": "msg_1", "model": MODEL}}
+    frames = load(
+        write_lines(tmp_path / "a.jsonl", stream(SESSION, {"type": "stream_event", "event": start}))
+    )
+    assert "missing_usage" in set(frames.problems["reason"])
+    assert frames.runs["cost_usd"].isna().all()
