@@ -57,6 +57,7 @@ _REASONS = (
     "no_rows",
     "count_missing",
     "unpriced_model",
+    "mixed_prices",
     "cli_price_unknown",
     "rows_after_result",
     "background_model",

@@ -154,7 +154,9 @@ class _Tabulation:
         out["result_usage"].extend(results)
         out["costs"].extend(row for row in costs if self.whole or not row["is_copy"])
         if not told.lone_state:
-            out["costs"].extend(_missing_rows(run, outcome, account))
+            rest = _missing_rows(run, outcome, account)
+            out["costs"].extend(rest)
+            _note_rest(run, told, rest, notes)
         owned_usd = None if account.silent else total(row["cost_usd"] for row in owned)
         not_final = {row["response"] for row in owned if not row["output_final"]}
         counts = {
@@ -298,6 +300,20 @@ def _missing_rows(run: Run, outcome: Reconciled, account: Account) -> list[_Row]
     place = {"run_id": run.run_id, "session_id": run.session_id, "time": max(times, default=None)}
     fixed = {"model": model, "is_final": True, "is_copy": False, "source": "result"}
     return [{**place, **fixed, **row} for row in outcome.missing]
+
+
+def _note_rest(run: Run, told: Report, rest: list[_Row], notes: list[Problem]) -> None:
+    """Each model of which the result reports more than the rows, and nobody knows at what price."""
+    last = told.last
+    for model in sorted({str(row["model"]) for row in rest if row["cost_usd"] is None}):
+        parts = ", ".join(row["component"] for row in rest if str(row["model"]) == model)
+        detail = (
+            f"the result reports {parts} of {model} beyond its rows, which has no one price: the cost in `costs` is "
+            "missing, not 0; `runs` has what was reported"
+        )
+        where = (last.file, last.line, last.offset) if last else (run.path, None, None)
+        path, line, offset = where
+        notes.append(Problem(path, "unpriced_rest", detail, line, offset, run_id=run.run_id))
 
 
 def _problem_row(problem: Problem) -> _Row:

@@ -18,6 +18,8 @@ TOLERANCE = Decimal("0.000001")
 EXPLAINED_BELOW = Decimal("0.01")
 """USD; an unexplained difference above it is a row of `problems`."""
 
+_SPECIAL = (("speed", "fast"), ("geo", "us"), ("tier", "batch"))
+"""Columns of `usage` and the value with which prices are others than the standard ones."""
 _KINDS_OF_WRITE = ("cache_write_5m_tokens", "cache_write_1h_tokens")
 
 REASONS: Mapping[str, str] = {
@@ -26,6 +28,7 @@ REASONS: Mapping[str, str] = {
     "no_rows": "nothing but the result was recorded, so nothing could be counted",
     "count_missing": "a count is missing that the cost depends on",
     "unpriced_model": "the price table has no price for a model that answered",
+    "mixed_prices": "a model's responses had different prices, and the result tells them in sum only",
     "cli_price_unknown": "the CLI did not know a model's price and took another model's",
     "rows_after_result": "responses were recorded after the last result and are not in its figures",
     "background_model": "the CLI used a model that is in no row (titles, summaries, searches)",
@@ -130,7 +133,7 @@ def reconcile(account: Account, prices: PriceTable) -> Reconciled:
                 parts[reason] = parts.get(reason, Decimal(0)) + amount
             if row is not None:
                 missing.append(row)
-    reason, unexplained = _reason(account, rows, repriced, model_usage, parts)
+    reason, unexplained = _reason(account, used, rows, repriced, model_usage, parts)
     if reason in ("cli_price_unknown", "equal") or rows is None:
         missing = []
     elif not last and account.reported is not None and account.reported - rows > TOLERANCE:
@@ -140,6 +143,7 @@ def reconcile(account: Account, prices: PriceTable) -> Reconciled:
 
 def _reason(
     account: Account,
+    used: _Used,
     rows: Decimal | None,
     repriced: Decimal | None,
     model_usage: Decimal | None,
@@ -168,6 +172,8 @@ def _reason(
         reason = _reason_without_tokens(account, residual)
         return reason, residual if reason == "unexplained" else Decimal(0)
     if repriced is None:
+        if any(used.given(_undated(row["model"])) is None for row in last):
+            return "mixed_prices", drift
         return _without_cost(last), drift  # of a model that only the result names
     # What the same tokens cost at the CLI's prices and at this table's.
     known = {**parts, "price_table_differs": reported - drift - repriced}
@@ -200,7 +206,8 @@ def _differences(
     open_models = {_undated(row["model"] or "") for row in account.usage if not row["output_final"]}
     names = {_undated(row["model"] or ""): row["model"] for row in (*account.usage, *last)}
     for model in sorted(counted.keys() | told.keys()):
-        rates = prices.rates(names[model] or "", when=used.when(model))
+        given = used.given(model)
+        rates = None if given is None else prices.rates(names[model] or "", when=used.when(model), **given)
         mine, theirs = counted.get(model, Counter()), told.get(model, Counter())
         for component, units in UNITS.items():
             more = theirs[units] - mine[units]
@@ -276,38 +283,44 @@ class _Used:
 
     first: Mapping[str, Any]
     """Time of its first response; that of all models is under the empty name."""
-    special: frozenset[str]
-    """Models of which a response had other prices than the standard ones."""
+    conditions: Mapping[str, set[tuple[tuple[str, str], ...]]]
+    """What made the prices of a model's responses others than the standard ones."""
     hourly: frozenset[str]
     """Models with cache writes for an hour."""
 
     @staticmethod
     def of(usage: Sequence[Mapping[str, Any]]) -> _Used:
         first: dict[str, Any] = {}
-        special: set[str] = set()
+        conditions: dict[str, set[tuple[tuple[str, str], ...]]] = {}
         hourly: set[str] = set()
         for row in usage:
             model = _undated(row["model"] or "")
             for name in {model, ""} if row["time"] is not None else ():
                 first[name] = min(first.get(name, row["time"]), row["time"])
-            if row["speed"] == "fast" or row["geo"] == "us" or row["tier"] == "batch":
-                special.add(model)
+            given = tuple(item for item in _SPECIAL if row[item[0]] == item[1])
+            conditions.setdefault(model, set()).add(given)
             if row["cache_write_1h_tokens"]:
                 hourly.add(model)
-        return _Used(first, frozenset(special), frozenset(hourly))
+        return _Used(first, conditions, frozenset(hourly))
 
     def when(self, model: str) -> Any:
         return self.first.get(model, self.first.get(""))
 
+    def given(self, model: str) -> dict[str, Any] | None:
+        """What the prices of all of a model's responses hang on; `None` where it was not the same for all."""
+        found = self.conditions.get(model, {()})
+        return dict(next(iter(found))) if len(found) == 1 else None
+
 
 def _reprice(row: Mapping[str, Any], used: _Used, prices: PriceTable) -> Decimal | None:
-    """`modelUsage` of one model at this table's standard prices; `None` where that cannot be said.
+    """`modelUsage` of one model at this table's prices; `None` where that cannot be said.
 
     Its figures are sums over requests, so what depends on the single request is unknown: the premium for
-    long prompts, fast mode, and in older CLIs how long the cache writes were to be kept.
+    long prompts, fast mode where not all were in it, and in older CLIs how long the cache writes were to be kept.
     """
     model = _undated(row["model"])
-    if model in used.special:
+    given = used.given(model)
+    if given is None:
         return None
     written = _written(row)
     if written is None:
@@ -316,7 +329,7 @@ def _reprice(row: Mapping[str, Any], used: _Used, prices: PriceTable) -> Decimal
     if guessed and model in used.hourly:
         return None
     row = {**row, **written}
-    rates: Rates | None = prices.rates(row["model"], when=used.when(model))
+    rates: Rates | None = prices.rates(row["model"], when=used.when(model), **given)
     return priced(row, rates)
 
 

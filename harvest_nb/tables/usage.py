@@ -233,6 +233,7 @@ def usage_rows(
             notes.append(
                 Problem(where, reason, detail, response.line, response.offset, run_id=share.run.run_id)
             )
+        counted = counts(usage)
         yield {
             "run_id": share.run.run_id,
             "session_id": share.session or share.run.session_id,
@@ -244,8 +245,8 @@ def usage_rows(
             "turn": share.turn,
             "model": as_str(usage.get("model")) or response.model,
             "time": response.time,
-            **counts(usage),
-            "output_final": response.final,
+            **counted,
+            "output_final": response.final and counted["output_tokens"] is not None,
             "source": "iteration" if several else response.source,
             "is_sidechain": response.sidechain,
             "is_copy": copy,

@@ -256,3 +256,13 @@ def test_an_event_that_says_nothing_of_its_use_is_told(tmp_path):
     )
     assert "missing_usage" in set(frames.problems["reason"])
     assert frames.runs["cost_usd"].isna().all()
+
+
+def test_an_iteration_that_says_no_output_is_not_final(tmp_path):
+    parts = [
+        {"type": "message", **without(usage(100), "output_tokens")},
+        {"type": "message", **usage(200, 20)},
+    ]
+    row = one(tmp_path, usage(200, 20, iterations=parts)).usage.iloc[0]
+    assert pd.isna(row["output_tokens"])
+    assert not row["output_final"]

@@ -1,0 +1,71 @@
+"""What a result reports beyond the rows, of models whose responses had other prices than the standard ones."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harvest_nb.tables import Frames, load
+from tests.tables.transcripts import model_usage, result, stream, streamed, usage, write_lines
+
+SESSION = "aaaaaaaa-0000-4000-8000-00000000000a"
+MODEL = "claude-opus-4-6"
+"""USD per million tokens: input 5, output 25; in fast mode 6 times as much, in the US 1.1 times."""
+
+
+def placeholders(tmp_path: Path, reported: float, output: int, *conditions: dict[str, Any]) -> Frames:
+    """A response of 1,000 input tokens under each of the conditions, each with a placeholder of 1 for its output."""
+    said = [streamed(f"msg_{n}", usage(1000, 1, **more)) for n, more in enumerate(conditions)]
+    for one in said:
+        one["message"]["model"] = MODEL
+    models = {MODEL: model_usage(1000 * len(said), output, 0, 0, 0, reported)}
+    return load(write_lines(tmp_path / "a.jsonl", stream(SESSION, *said, result(reported, models))))
+
+
+@pytest.mark.parametrize(
+    ("given", "factor"),
+    [
+        ({}, 1),
+        ({"speed": "fast"}, 6),
+        ({"inference_geo": "us"}, 1.1),
+        ({"speed": "fast", "inference_geo": "us"}, 6.6),
+    ],
+)
+def test_where_all_had_the_same_prices_the_rest_has_them_too(tmp_path, given, factor):
+    # 2,000 x 5 + 1,000 x 25 millionths
+    cost = round(0.035 * factor, 6)
+    frames = placeholders(tmp_path, cost, 1000, given, given)
+    run = frames.runs.iloc[0]
+    assert run["residual_reason"] == "placeholder_output"
+    assert frames.costs["cost_usd"].sum() == run["cost_usd"] == run["cost_repriced_usd"] == Decimal(str(cost))
+    assert frames.problems.empty
+
+
+def test_where_they_had_different_prices_nobody_knows_which_the_rest_had(tmp_path):
+    frames = placeholders(tmp_path, 0.11, 1000, {"speed": "fast"}, {"speed": "standard"})
+    run = frames.runs.iloc[0]
+    assert (run["residual_reason"], run["cost_usd"]) == ("mixed_prices", Decimal("0.11"))
+    assert pd.isna(run["cost_repriced_usd"])
+    rest = frames.costs[frames.costs["source"] == "result"]
+    assert rest["units"].tolist() == [998]
+    assert rest["cost_usd"].isna().all()
+    assert frames.problems["reason"].tolist() == ["unpriced_rest"]
+    assert MODEL in frames.problems["detail"].iloc[0]
+
+
+def test_a_model_without_a_price_that_only_the_result_names_is_told(tmp_path):
+    said = streamed("msg_1", usage(1000))
+    models = {
+        said["message"]["model"]: model_usage(1000, 0, 0, 0, 0, 0.003),
+        "claude-nonsense-9": model_usage(5, 5, 0, 0, 0, 0.4),
+    }
+    frames = load(write_lines(tmp_path / "a.jsonl", stream(SESSION, said, result(0.403, models))))
+    assert frames.costs["cost_usd"].isna().tolist() == [False, True, True]
+    (problem,) = frames.problems.to_dict("records")
+    assert (problem["reason"], problem["line"], problem["run_id"]) == ("unpriced_rest", 3, SESSION)
+    assert "claude-nonsense-9" in problem["detail"]
+    assert frames.runs["cost_usd"].tolist() == [Decimal("0.403")]
