@@ -200,7 +200,8 @@ class _Tabulation:
         events = [item for item in silent if item.key not in rows]
         if events:
             first, count = events[0], len({item.key for item in events})
-            detail = f"{first.key}: only events were recorded, and none says what it used"
+            named = first.key or "a response without an id"
+            detail = f"{named}: only events were recorded, and they do not say what it used"
             detail += f" ({count} responses, first here)" if count > 1 else ""
             place = (first.line, first.offset)
             notes.append(Problem(first.file, "missing_usage", detail, *place, run_id=run.run_id))
@@ -272,7 +273,7 @@ def _silent(run: Run, mine: Iterable[Response], whole: bool) -> list[Item]:
     return [
         item
         for item in run.items
-        if (item.type == "assistant" or (item.type == "stream_event" and item.key))
+        if (item.type == "assistant" or (item.type == "stream_event" and (item.key or item.usage)))
         and not item.synthetic
         and item.key not in told
         and (whole or not item.copy)

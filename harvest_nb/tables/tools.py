@@ -61,10 +61,12 @@ def tool_call_rows(
     from `later`. A result without its call gives no row: its block is in `blocks`.
     """
     answers: dict[str, Answer] = {}
-    for message in messages:
-        for block, item in message.blocks:
-            if block.call and block.kind not in CALLS:
-                answers.setdefault(block.call, (item, block))
+    told = [(item, block) for message in messages for block, item in message.blocks]
+    # Where a run folder's stream breaks off, its transcript may go on.
+    told += [(item, block) for item in run.items for block in item.blocks]
+    for item, block in told:
+        if block.call and block.kind not in CALLS:
+            answers.setdefault(block.call, (item, block))
     spawned = {call: agent for call, agent in run.agents.items() if agent != call}
     seen: set[str] = set()
     for message in messages:

@@ -119,3 +119,38 @@ def test_the_sub_agent_that_the_later_file_names(tmp_path):
     one.write(tmp_path / "a.jsonl")
     two.write(tmp_path / "b.jsonl")
     assert calls(load(tmp_path)).loc["t1", "spawned_agent"] == "a7"
+
+
+@pytest.mark.parametrize("view", ["corpus", "session"])
+def test_an_answer_that_only_the_run_folders_transcript_has(writer, view):
+    """The stream breaks off when its recorder is killed."""
+    writer.initialize(1)
+    writer.answer(3, "msg_a", [writer.call("t1", "Bash", command="sleep 1")], writer.usage(100, 50))
+    row = {"type": "user", "uuid": "u1", "timestamp": "2026-11-20T12:00:05Z", "sessionId": FIRST}
+    block = {"type": "tool_result", "tool_use_id": "t1", "content": "done"}
+    writer.rows["main"].append({**row, "message": {"role": "user", "content": [block]}})
+    found = calls(load(writer.write(), view=view))
+    assert found.loc["t1", ["run_id", "status", "result", "duration_s"]].tolist() == [
+        "run-1",
+        "ok",
+        "done",
+        2,
+    ]
+
+
+def test_a_call_left_open_in_one_run_folder_and_answered_in_the_next(new_run, tmp_path):
+    first = new_run("run-1")
+    first.initialize(1)
+    first.answer(3, "msg_a", [first.call("t1", "Bash", command="sleep 1")], first.usage(100, 50))
+    first.write()
+    second = new_run("run-2")
+    second.meta = {"created": "2026-11-20T13:00:00+00:00"}
+    row = {"type": "user", "uuid": "u1", "timestamp": "2026-11-20T13:00:05Z", "sessionId": FIRST}
+    block = {"type": "tool_result", "tool_use_id": "t1", "content": "interrupted", "is_error": True}
+    message = {"role": "user", "content": [block]}
+    second.rows["main"] = [*first.rows["main"], {**row, "message": message}]
+    second.initialize(3601)
+    second.answer(3610, "msg_b", [second.text("Yes.")], second.usage(10, 10))
+    second.write()
+    found = calls(load(tmp_path))
+    assert found.loc["t1", ["run_id", "status", "result"]].tolist() == ["run-1", "error", "interrupted"]

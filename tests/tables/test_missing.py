@@ -258,6 +258,20 @@ def test_an_event_that_says_nothing_of_its_use_is_told(tmp_path):
     assert frames.runs["cost_usd"].isna().all()
 
 
+def test_the_end_of_a_response_whose_beginning_is_not_in_the_log_is_told(tmp_path):
+    """No event but the first says whose it is."""
+    delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 80}}
+    said = [
+        {"type": "stream_event", "event": delta},
+        {"type": "stream_event", "event": {"type": "message_stop"}},
+    ]
+    lines = stream(SESSION, *said, streamed("msg_2", usage(1000)))
+    frames = load(write_lines(tmp_path / "a.jsonl", lines))
+    (problem,) = frames.problems.to_dict("records")
+    assert (problem["reason"], problem["line"]) == ("missing_usage", 2)
+    assert frames.runs["cost_usd"].isna().all()
+
+
 def test_an_iteration_that_says_no_output_is_not_final(tmp_path):
     parts = [
         {"type": "message", **without(usage(100), "output_tokens")},
