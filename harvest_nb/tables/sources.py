@@ -33,6 +33,8 @@ __all__ = [
 _HEAD = 256 * 1024
 _CHUNK = 1 << 20
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""The beginning of a zstd frame that holds no content: then comes its size, in 4 bytes."""
 _PACKED = (".gz", ".zst", ".zstd")
 _LINES = (".jsonl", ".ndjson")
 # What every log and transcript of Claude Code, and a run folder's stream, has near its beginning.
@@ -212,7 +214,7 @@ def head(path: Path) -> bytes:
             start = file.read(_HEAD)
     except OSError:
         return b""
-    return b"".join(_unpack(start, [])) if start[:2] == _GZIP or start[:4] == _ZSTD else start
+    return start if _compression(start) == "none" else b"".join(_unpack(start, []))
 
 
 def read_content(path: Path, problems: Problems) -> Content | None:
@@ -222,19 +224,28 @@ def read_content(path: Path, problems: Problems) -> Content | None:
     except OSError as error:
         problems.add(Problem(path, "unreadable_file", f"{path.name}: {error.strerror}"))
         return None
-    compression = "gzip" if raw[:2] == _GZIP else "zstd" if raw[:4] == _ZSTD else "none"
+    compression = _compression(raw)
     data = raw
     if compression != "none":
         wrong: list[str] = []
         data = b"".join(_unpack(raw, wrong))
         for detail in wrong:
-            problems.add(Problem(path, "damaged_compression", detail, 1, 0, salvaged=bool(data)))
+            problems.add(Problem(path, "damaged_compression", detail, 1, 0))
     return Content(data, len(raw), hashlib.sha256(raw).hexdigest(), compression)
+
+
+def _compression(raw: bytes) -> str:
+    if raw[:2] == _GZIP:
+        return "gzip"
+    return "zstd" if raw[:4] == _ZSTD or _SKIPPED.match(raw) else "none"
 
 
 def _unpack(raw: bytes, wrong: list[str]) -> Iterator[bytes]:
     """Every frame or member of `raw`, one after the other, as far as it can be unpacked."""
     while raw:
+        if _SKIPPED.match(raw):
+            raw = raw[8 + int.from_bytes(raw[4:8], "little") :]
+            continue
         gzip = raw[:2] == _GZIP
         if not gzip and raw[:4] != _ZSTD:
             if raw.strip(b"\0"):

@@ -583,6 +583,29 @@ def test_packed_files_are_known_by_their_content(log, tmp_path, pack, name):
     assert "damaged_compression" in reasons(load(tmp_path / name))
 
 
+def test_zstd_frames_that_hold_nothing_are_passed_over(log, tmp_path):
+    """Parallel and seekable compressors write their tables into such frames."""
+    log.answer(2, "msg_1", usage(1, 2))
+    data = log.write(tmp_path / "plain.jsonl").read_bytes()
+    (tmp_path / "plain.jsonl").unlink()
+    table = b"\x5e\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"\x28\xb5\x2f\xfd"
+    pack = zstandard.compress
+    (tmp_path / "a.jsonl.zst").write_bytes(table + pack(data[:300]) + table + pack(data[300:]) + table)
+    frames = load(tmp_path)
+    assert tokens(frames) == [1, 2, 0, 0, 0]
+    assert list(frames.files["compression"]) == ["zstd"]
+    assert reasons(frames) == []
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_what_packed_data_have_lost_is_not_salvaged(log, tmp_path, pack):
+    log.answer(2, "msg_1", usage(1, 2))
+    data = log.write(tmp_path / "plain.jsonl").read_bytes()
+    (tmp_path / "a.jsonl.gz").write_bytes(pack(data) + pack(data)[:-9])
+    problems = load(tmp_path / "a.jsonl.gz").problems
+    assert not problems.loc[problems["reason"] == "damaged_compression", "salvaged"].any()
+
+
 def test_a_config_directory_is_read_and_what_lies_beside_its_transcripts_is_not(log, tmp_path):
     log.answer(2, "msg_1", usage(1, 2))
     log.write(tmp_path / "projects" / "-p" / f"{log.session}.jsonl")
