@@ -292,7 +292,7 @@ class Session:
 
     def _book(self, turn: Prompted, status: str, reason: str | None) -> RunResult:
         outcome, link = turn.outcome, self._link
-        total = outcome.total_cost_usd if outcome else None
+        total = turn.total_cost_usd
         cost = None
         if total is not None and link is not None:
             if total < link.cost:  # it did not go on from what was there

@@ -8,7 +8,14 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from claude_agent_sdk import AssistantMessage, Message, ResultMessage, SystemMessage
+from claude_agent_sdk import (
+    AssistantMessage,
+    Message,
+    ResultMessage,
+    SystemMessage,
+    TaskNotificationMessage,
+    TaskStartedMessage,
+)
 
 from harvest_nb.errors import HarvestError, SandboxGone, SessionError
 
@@ -49,6 +56,9 @@ class Prompted:
         self.booked = asyncio.Event()
         """Set when its result is known."""
         self._tools: dict[str, str] = {}
+        self._own_tasks: set[str] = set()
+        self._ended_tasks: set[str] = set()
+        """Background tasks that have ended since the last result which they brought."""
         self._results_seen = self._results_handled = 0
         self._state: str | None = None
 
@@ -89,8 +99,13 @@ class Prompted:
     def handle(self, message: Message) -> None:
         """Take in a typed message and show it to the caller."""
         self.messages.append(message)
-        if isinstance(message, SystemMessage) and message.subtype == "init":
-            self.init = message.data
+        match message:
+            case SystemMessage(subtype="init"):
+                self.init = message.data
+            case TaskStartedMessage():
+                self._own_tasks.add(message.task_id)
+            case TaskNotificationMessage():
+                self._ended_tasks.add(message.task_id)
         try:
             self._on_message(message)
         except Exception as error:  # noqa: BLE001 - raised where the caller waits
@@ -98,15 +113,18 @@ class Prompted:
             self.fail(error)
         if isinstance(message, ResultMessage):
             self._results_handled += 1
-            # What a background task of an earlier prompt brings may come before this prompt's own answer; what
-            # follows that answer without a pause belongs to it.
-            if self.outcome is not None or self._answers(message):
+            if self._answers(message):
                 self.outcome = message
             self._settle()
 
     def _answers(self, result: ResultMessage) -> bool:
+        """Whether a result answers this prompt, and not what an earlier prompt has left in the background."""
         named = {*(result.user_message_uuids or ()), result.user_message_uuid} - {None}
-        return self.id in named or (not named and result.origin is None)
+        if named or result.origin is None:
+            return not named or self.id in named
+        ended, self._ended_tasks = self._ended_tasks, set()
+        # What follows the prompt's own answer without a pause belongs to it, unless others' tasks alone brought it.
+        return self.outcome is not None and (not ended or bool(ended & self._own_tasks))
 
     def _settle(self) -> None:
         done = self.outcome is not None and self._results_seen == self._results_handled
@@ -148,10 +166,20 @@ class Prompted:
         return self._state == "requires_action"
 
     @property
+    def results(self) -> list[ResultMessage]:
+        """All results since the prompt was sent, those of others' background tasks included."""
+        return [message for message in self.messages if isinstance(message, ResultMessage)]
+
+    @property
     def num_turns(self) -> int | None:
         """Turns of all results that this prompt brought, or None without any."""
-        told = [message.num_turns for message in self.messages if isinstance(message, ResultMessage)]
-        return sum(told) if told else None
+        told = self.results
+        return sum(message.num_turns for message in told) if told else None
+
+    @property
+    def total_cost_usd(self) -> float | None:
+        """What the CLI says that the session has cost at the last result, if the prompt was answered."""
+        return self.results[-1].total_cost_usd if self.outcome is not None else None
 
     @property
     def cut_short(self) -> tuple[str, ...]:

@@ -1,0 +1,63 @@
+"""Which result answers a prompt, and what the prompt has cost, whatever ends in the background meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from claude_agent_sdk import Message, ResultMessage, TaskNotificationMessage, TaskStartedMessage
+
+from harvest_nb.session.turn import Prompted
+
+NOTIFIED: Any = {"kind": "task-notification"}
+
+
+def started(task: str) -> Message:
+    return TaskStartedMessage("task_started", {}, task_id=task, description="", uuid="u", session_id="s")
+
+
+def ended(task: str) -> Message:
+    return TaskNotificationMessage(
+        "task_notification", {}, task, "completed", output_file="", summary="", uuid="u", session_id="s"
+    )
+
+
+def result(text: str, total: float, **more: Any) -> ResultMessage:
+    return ResultMessage("success", 1, 1, False, 1, "s", result=text, total_cost_usd=total, **more)
+
+
+@pytest.mark.parametrize(
+    ("order", "answer"),
+    [
+        (["own", "ends other", "other"], "own"),
+        (["ends other", "own", "other"], "own"),
+        (["ends other", "other", "own"], "own"),
+        (["starts mine", "own", "ends mine", "mine"], "mine"),
+        (["starts mine", "own", "ends other", "ends mine", "both"], "both"),
+        (["starts mine", "own", "ends other", "other", "ends mine", "mine"], "mine"),
+        (["starts mine", "own", "ends mine", "mine", "ends other", "other"], "mine"),
+        (["own", "of an older CLI"], "of an older CLI"),
+    ],
+)
+async def test_the_answer_is_what_the_prompt_brought(order: list[str], answer: str) -> None:
+    turn = Prompted("hello", lambda _: None, "TOKEN")
+    total = 0.0
+    for each in order:
+        verb, _, task = each.partition(" ")
+        if verb in ("starts", "ends"):
+            turn.handle(started(task) if verb == "starts" else ended(task))
+            continue
+        total += 1
+        more = {"own": {"user_message_uuid": turn.id}, "of an older CLI": {}}.get(each, {"origin": NOTIFIED})
+        turn.handle(result(each, total, **more))
+    assert turn.outcome is not None
+    assert turn.outcome.result == answer
+    # Each prompt's cost is the difference of totals: what others' tasks used meanwhile must not fall between two.
+    assert (turn.total_cost_usd, turn.num_turns) == (total, total)
+
+
+async def test_only_what_others_left_is_no_answer() -> None:
+    turn = Prompted("hello", lambda _: None, "TOKEN")
+    for message in (ended("other"), result("other", 1.0, origin=NOTIFIED)):
+        turn.handle(message)
+    assert (turn.outcome, turn.total_cost_usd) == (None, None)
