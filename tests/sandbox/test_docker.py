@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from harvest_nb.engine import DockerClient
 from harvest_nb.errors import SandboxError, SandboxGone
 from harvest_nb.sandbox.base import Limits
 from harvest_nb.sandbox.docker import DockerProvider
-from harvest_nb.sandbox.relay_files import FOLDER, relay_digest, relay_files
+from harvest_nb.sandbox.relay_files import FOLDER, RELAY, relay_digest, relay_files
 from harvest_nb.sandbox.relayed import RelayedSandbox
 from harvest_nb.snapshot import Snapshot
 
@@ -190,3 +193,23 @@ async def test_a_container_whose_desk_was_killed_is_reaped_or_ends_by_itself(
     assert mine.id not in removed
     assert [info.id for info in await provider.list({"harvest.run": "t5"})] == [mine.id]
     await mine.close()
+
+
+async def test_a_relay_of_another_version_that_is_put_in_is_the_one_that_runs(
+    provider: DockerProvider, snapshot_image: Snapshot, tmp_path: Path
+) -> None:
+    # As a desk does that is newer than the image; the image's compiled files must not stand in the way.
+    (tmp_path / FOLDER.strip("/") / "relayd").mkdir(parents=True)
+    (tmp_path / FOLDER.strip("/") / "relayd/__init__.py").write_text("raise SystemExit(42)\n")
+    other = io.BytesIO()
+    with tarfile.open(fileobj=other, mode="w") as archive:
+        archive.add(tmp_path / "usr", "usr")
+    container = provider.client.containers.create(
+        snapshot_image.id, ["python3", RELAY, "serve"], network_mode="none"
+    )
+    try:
+        container.put_archive("/", other.getvalue())
+        container.start()
+        assert container.wait(timeout=60)["StatusCode"] == 42
+    finally:
+        container.remove(force=True)
