@@ -6,14 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from harvest_nb.daytona_local import LocalDaytona, local_daytona
-from harvest_nb.engine import DockerClient, connect
+from harvest_nb.engine import DockerClient, NotFound, connect
 from harvest_nb.errors import EngineError
 from harvest_nb.sandbox.base import Provider
 from harvest_nb.sandbox.daytona import Account, DaytonaProvider
@@ -90,4 +90,5 @@ def snapshot_image(engine: DockerClient) -> Iterator[Snapshot]:
     try:
         yield snapshot
     finally:
-        api.remove_image(name, noprune=True)
+        with suppress(NotFound):  # somebody has cleaned up
+            api.remove_image(name, noprune=True, force=True)
