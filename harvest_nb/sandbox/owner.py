@@ -1,10 +1,15 @@
-"""Who holds a sandbox: a process of this machine, named so that a reused process id is not mistaken for it."""
+"""Who holds a sandbox: a process of this machine, named so that no other process is mistaken for it.
+
+Process ids are reused, and two machines or two containers can have one host name. So a name has the process's start
+too, and the boot and the process namespace in which its id means anything.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 from functools import cache
+from pathlib import Path
 
 import psutil
 
@@ -12,22 +17,34 @@ __all__ = ["is_alive", "owner"]
 
 
 def owner() -> str:
-    """`host:pid:start`, this process's name as an owner."""
+    """`host@boot.namespace:pid:start`, this process's name as an owner; `host:pid:start` where there is no /proc."""
     return _name(os.getpid())
 
 
 @cache
 def _name(pid: int) -> str:
-    return f"{platform.node()}:{pid}:{int(psutil.Process(pid).create_time())}"
+    return f"{_place()}:{pid}:{int(psutil.Process(pid).create_time())}"
+
+
+@cache
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+        return f"{platform.node()}@{boot[:12]}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return platform.node()
 
 
 def is_alive(name: str) -> bool | None:
-    """Whether that owner still lives; None when it belongs to another machine or is not a name of ours."""
-    host, _, rest = name.rpartition(":")[0].rpartition(":")
-    if host != platform.node() or not rest.isdigit():
+    """Whether that owner still lives; None when it cannot be seen from here, or is not a name of ours.
+
+    The form `host:pid:start`, which older versions wrote, is looked up on any machine of that name.
+    """
+    place, _, pid = name.rpartition(":")[0].rpartition(":")
+    if place not in (_place(), platform.node()) or not pid.isdigit():
         return None
     try:
-        process = psutil.Process(int(rest))
+        process = psutil.Process(int(pid))
         return (
             abs(int(process.create_time()) - int(name.rpartition(":")[2])) <= 1
             and process.status() != psutil.STATUS_ZOMBIE

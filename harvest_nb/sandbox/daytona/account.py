@@ -50,6 +50,6 @@ def given_account(folder: Path | None = None) -> Account:
         )
     return Account(
         SecretStr(key),
-        (os.environ.get("DAYTONA_API_URL") or "").strip() or DEFAULT_URL,
+        (os.environ.get("DAYTONA_API_URL") or "").strip().rstrip("/") or DEFAULT_URL,
         (values.get("DAYTONA_TARGET") or "").strip() or None,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,15 +18,21 @@ from daytona import (
     ListSandboxesQuery,
 )
 
-from harvest_nb.sandbox.daytona.retry import Kind, explained, kind_of, persist
+from harvest_nb.sandbox.daytona.holding import OWNER
+from harvest_nb.sandbox.daytona.retry import Kind, explained, kind_of, persist, retry_after
 from harvest_nb.sandbox.daytona.sandbox import LABEL, state_of
 from harvest_nb.sandbox.owner import is_alive
 
-__all__ = ["Book", "is_held", "moment_of", "name_of", "take_up"]
+__all__ = ["OURS", "Book", "created_at", "moment_of", "name_of", "take_up"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+OURS = {"harvest": "1"}
+"""What every sandbox of this package is labelled with. A listing of all fails as a whole where the SDK cannot read one
+of another team's sandboxes."""
 _QUIET = 300.0  # seconds without a heartbeat after which another machine's sandbox counts as left behind
+_AGAIN = 5.0  # seconds until a deletion that was accepted is asked for again
+_CALL = 10.0  # seconds for one call of a deletion
 _let_go: set[str] = set()  # ids of sandboxes that this process could not delete: it holds them no more
 
 
@@ -42,74 +47,127 @@ class Book:
     def __init__(self, client: AsyncDaytona, patience: float) -> None:
         self._client, self._patience = client, patience
 
-    async def all_of(self, ident: str, *, patient: bool = True) -> list[AsyncSandbox]:
+    async def all_of(self, ident: str, *, patient: bool = True, timeout: float = 30.0) -> list[AsyncSandbox]:
         """What Daytona has under this package's id: by name, and by label. A listing alone may lag behind.
 
         Args:
             patient: try again where that is worth it; False where the caller does.
+            timeout: seconds for one call.
         """
-        named = await self._existing(name_of(ident), patient)
+        named = await self._existing(name_of(ident), patient, timeout)
         found = {named.id: named} if named is not None else {}
-        for listed in await self.labelled({LABEL: ident}, patient):
+        for listed in await self._listed(ListSandboxesQuery(labels={LABEL: ident}), patient, timeout):
             if listed.id not in found:
-                remote = await self._existing(listed.id, patient)
+                remote = await self._existing(listed.id, patient, timeout)
                 if remote is not None:
                     found[remote.id] = remote
         return list(found.values())
 
-    async def _existing(self, id_or_name: str, patient: bool) -> AsyncSandbox | None:
+    async def labelled(self, labels: Mapping[str, str]) -> list[AsyncSandbox]:
+        """What a listing has of this package's with these labels."""
+        return await self._listed(ListSandboxesQuery(labels={**labels, **OURS}))
+
+    async def reachable(self, remote: AsyncSandbox, *, patient: bool = True) -> AsyncSandbox:
+        """It, with its toolbox's address: the SDK asks for a missing one as it lists, but not as it gets."""
+        if remote.toolbox_proxy_url:
+            return remote
+        listed = await self._listed(ListSandboxesQuery(id=remote.id), patient)
+        return listed[0] if listed else remote
+
+    async def _existing(
+        self, id_or_name: str, patient: bool = True, timeout: float = 30.0
+    ) -> AsyncSandbox | None:
         try:
-            remote = await self._asked(lambda: self._client.get(id_or_name, request_timeout=30), patient)
+            remote = await self._asked(lambda: self._client.get(id_or_name, request_timeout=timeout), patient)
         except DaytonaNotFoundError:
             return None
         return None if state_of(remote) == "destroyed" else remote
 
-    async def _asked(self, question: Callable[[], Awaitable[T]], patient: bool) -> T:
-        return await (persist(question, patience=self._patience) if patient else question())
-
-    async def labelled(self, labels: Mapping[str, str], patient: bool = True) -> list[AsyncSandbox]:
-        """What a listing has with these labels."""
-
+    async def _listed(
+        self, query: ListSandboxesQuery, patient: bool = True, timeout: float = 30.0
+    ) -> list[AsyncSandbox]:
         async def once() -> list[AsyncSandbox]:
-            query = ListSandboxesQuery(labels=dict(labels) or None)
-            return [each async for each in self._client.list(query, request_timeout=30)]
+            return [each async for each in self._client.list(query, request_timeout=timeout)]
 
         return await self._asked(once, patient)
 
-    async def delete_all(self, ident: str, timeout: float) -> bool:
-        """Delete every sandbox with that label, asked again where nothing happens; whether all are seen to be gone."""
-        end, asked = time.monotonic() + timeout, 0.0
+    async def _asked(self, question: Callable[[], Awaitable[T]], patient: bool) -> T:
+        return await (persist(question, patience=self._patience) if patient else question())
+
+    async def is_held(self, remote: AsyncSandbox) -> bool:
+        """Whether a live process still holds it: its owner on this machine, or else whoever's heart beats for it."""
+        if state_of(remote) == "destroying" or remote.labels.get(LABEL) in _let_go:
+            return False  # whoever held it has let go
+        alive = is_alive(remote.labels.get(OWNER, ""))
+        if alive is not None:
+            return alive
+        try:
+            # A listing may leave the last activity out.
+            told = remote if remote.last_activity_at else await self._existing(remote.id)
+        except DaytonaError:
+            told = None
+        last = moment_of(told.last_activity_at) if told is not None else None
+        return last is None or (datetime.now(UTC) - last).total_seconds() < _QUIET
+
+    async def delete_all(self, ident: str, timeout: float, *, settle: float = 0.0) -> bool:
+        """Delete every sandbox with that label, asked again where nothing happens; whether all are seen to be gone.
+
+        Args:
+            timeout: seconds for that; what Daytona's rate limit takes comes on top, up to the patience.
+            settle: seconds for which one that was never seen may still come to be, from a call without an answer.
+
+        Raises:
+            SandboxError: Daytona refuses to delete one.
+        """
+        began = time.monotonic()
+        end, ask_at, waited, seen = began + settle + timeout, began, 0.0, False
         _let_go.add(ident)
         while True:
+            call = max(1.0, min(_CALL, timeout / 2))
             try:
-                left = await self.all_of(ident)
+                left = await self.all_of(ident, patient=False, timeout=call)
+                pause = 0.3 if left else 1.0
+                if left and not seen:
+                    seen, end = True, min(end, time.monotonic() + timeout)
+                if not left and (seen or time.monotonic() >= began + settle):
+                    _let_go.discard(ident)
+                    return True
+                if left and time.monotonic() >= ask_at:
+                    accepted = [await _delete(remote, call) for remote in left]
+                    ask_at = time.monotonic() + (_AGAIN if all(accepted) else 1.0)
             except DaytonaAuthenticationError:
                 _let_go.discard(ident)
                 return False  # with this key nothing was made
             except DaytonaError as error:
-                _log.warning("cannot see whether sandbox %s is gone: %s", ident, error)
-                return False
-            if not left:
-                _let_go.discard(ident)
-                return True
+                kind, pause = kind_of(error), 1.0
+                if kind is Kind.WAIT:
+                    pause = max(pause, retry_after(error) or 0.0)
+                    if waited + pause <= self._patience:
+                        waited, end = waited + pause, end + pause
+                if kind is Kind.FATAL or time.monotonic() + pause > end:
+                    _log.warning("cannot see whether sandbox %s is gone: %s", ident, error)
+                    return False
             if time.monotonic() > end:
                 _log.warning("sandbox %s is still there; `harvest-nb sandboxes --reap` removes it", ident)
                 return False
-            if time.monotonic() - asked > 5:
-                asked = time.monotonic()
-                for remote in left:
-                    await self._delete(remote)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(pause)
 
-    async def _delete(self, remote: AsyncSandbox) -> None:
-        with contextlib.suppress(DaytonaNotFoundError):
-            try:
-                await persist(lambda: remote.delete(timeout=30), patience=self._patience)
-            except DaytonaNotFoundError:
-                raise
-            except DaytonaError as error:
-                if kind_of(error) is Kind.FATAL and error.status_code not in (400, 409):
-                    raise explained(error, f"delete sandbox {remote.id}") from error
+
+async def _delete(remote: AsyncSandbox, timeout: float) -> bool:
+    """Ask for its deletion; False where it cannot be deleted just now: it changes its state, or has not settled.
+
+    Raises:
+        SandboxError: that is refused. DaytonaError: it is worth another try.
+    """
+    try:
+        await remote.delete(timeout=timeout)
+    except DaytonaError as error:
+        if kind_of(error) is not Kind.FATAL:
+            raise
+        if error.status_code in (400, 404, 409):
+            return False
+        raise explained(error, f"delete sandbox {remote.id}") from error
+    return True
 
 
 def name_of(ident: str) -> str:
@@ -122,19 +180,16 @@ def take_up(ident: str) -> None:
     _let_go.discard(ident)
 
 
-def is_held(remote: AsyncSandbox) -> bool:
-    """Whether a live process still holds it: its owner on this machine, or else whoever's heart beats for it."""
-    if state_of(remote) == "destroying" or remote.labels.get(LABEL) in _let_go:
-        return False  # whoever held it has let go
-    alive = is_alive(remote.labels.get("harvest.owner", ""))
-    if alive is not None:
-        return alive
-    last = remote.last_activity_at or remote.created_at
-    return (datetime.now(UTC) - moment_of(last)).total_seconds() < _QUIET
+def created_at(remote: AsyncSandbox) -> datetime:
+    """When it was made; now where neither Daytona nor its label says so."""
+    said = moment_of(remote.created_at) or moment_of(remote.labels.get("harvest.created"))
+    return said or datetime.now(UTC)
 
 
-def moment_of(text: str | None) -> datetime:
-    """A time as Daytona writes it; now where it writes none."""
-    if not text:
-        return datetime.now(UTC)
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+def moment_of(text: str | None) -> datetime | None:
+    """A time as Daytona writes it, UTC where it names no zone; None where it is none that can be read."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from enum import IntEnum
 from typing import Any
 
 from daytona import (
@@ -11,20 +12,35 @@ from daytona import (
     AsyncSandbox,
     CreateSandboxFromImageParams,
     CreateSandboxFromSnapshotParams,
+    DaytonaAuthenticationError,
     DaytonaConflictError,
+    DaytonaConnectionError,
     DaytonaError,
     DaytonaTimeoutError,
 )
 
 from harvest_nb.errors import SandboxError
 from harvest_nb.sandbox.daytona.book import Book
-from harvest_nb.sandbox.daytona.retry import Kind, explained, kind_of, persist
+from harvest_nb.sandbox.daytona.retry import Kind, explained, is_starting, kind_of, persist
 from harvest_nb.sandbox.daytona.sandbox import state_of
 
 __all__ = ["Maker"]
 
 _STARTS = 2  # sandboxes that are tried when one is stuck in its start
 _LOST = ("error", "build_failed", "destroying")
+_SETTLE = 10.0  # seconds in which a call that nobody waits for any more may still make a sandbox
+_SLACK = 0.5  # seconds: a timeout of the SDK's own ends about when it is due
+
+
+class _Fate(IntEnum):
+    """What the calls so far may have made, for all that was heard of them."""
+
+    NOTHING = 0
+    """Daytona has not heard of any."""
+    REFUSED = 1
+    """Daytona refused them all."""
+    UNKNOWN = 2
+    """A sandbox, which perhaps is to come yet."""
 
 
 class Maker:
@@ -42,6 +58,7 @@ class Maker:
     ) -> None:
         self._client, self._book = client, Book(client, patience)
         self._start_timeout, self._patience, self._delete_timeout = start_timeout, patience, delete_timeout
+        self._fate = _Fate.NOTHING
 
     async def make(
         self,
@@ -51,16 +68,15 @@ class Maker:
         """A running sandbox. Raises TokenError, SandboxError."""
         what = f"create a sandbox from {getattr(params, 'snapshot', None) or getattr(params, 'image', '')}"
         for start in range(1, _STARTS + 1):
-            deadline = time.monotonic() + self._start_timeout
             try:
                 return await persist(
-                    lambda deadline=deadline: self._attempt(params, ident, deadline),  # type: ignore[misc]
+                    lambda: self._attempt(params, ident),
                     patience=self._patience,
                     before_retry=lambda: self._found(ident),
                 )
             except _Stuck as error:
-                await self._book.delete_all(ident, self._delete_timeout)
-                if start == _STARTS:
+                # Its name is taken until it has gone.
+                if start == _STARTS or not await self.unmake(ident):
                     raise SandboxError(
                         f"Daytona cannot {what}: {error}",
                         hint="try again; if it goes on, see Daytona's status page",
@@ -69,12 +85,24 @@ class Maker:
                 raise explained(error, what) from error
         raise AssertionError("the loop returns or raises")
 
-    async def _attempt(self, params: Any, ident: str, deadline: float) -> AsyncSandbox:
-        left = max(1.0, deadline - time.monotonic())
+    async def unmake(self, ident: str) -> bool:
+        """Delete what was made, also what a call without an answer makes yet; whether all is gone.
+
+        Raises:
+            SandboxError: Daytona refuses to delete it.
+        """
+        if self._fate is _Fate.NOTHING:
+            return True
+        settle = _SETTLE if self._fate is _Fate.UNKNOWN else 0.0
+        return await self._book.delete_all(ident, self._delete_timeout, settle=settle)
+
+    async def _attempt(self, params: Any, ident: str) -> AsyncSandbox:
+        deadline = time.monotonic() + self._start_timeout
         try:
-            return await self._client.create(params.model_copy(deep=True), timeout=left)
+            return await self._posted(params)
         except DaytonaTimeoutError as error:
-            if error.sandbox_id is not None or time.monotonic() >= deadline:
+            # The SDK names the sandbox in every timeout, also where one look of many had no answer.
+            if time.monotonic() >= deadline - _SLACK:
                 raise self._stuck(await self._state(error.sandbox_id)) from error
             raise
         except DaytonaConflictError as error:
@@ -82,10 +110,18 @@ class Maker:
             found = await self._found(ident)
             if found is None:
                 await self._raise_reason(ident, error)
-                raise
+                raise DaytonaConnectionError(f"{error}, but it cannot be seen") from error
             return found
         except DaytonaError as error:
             await self._raise_reason(ident, error)
+            raise
+
+    async def _posted(self, params: Any) -> AsyncSandbox:
+        before, self._fate = self._fate, _Fate.UNKNOWN
+        try:
+            return await self._client.create(params.model_copy(deep=True), timeout=self._start_timeout)
+        except DaytonaError as error:
+            self._fate = max(before, _fate_after(error))
             raise
 
     async def _raise_reason(self, ident: str, error: DaytonaError) -> None:
@@ -124,15 +160,27 @@ class Maker:
         for remote in await self._book.all_of(ident, patient=False):
             if state_of(remote) in _LOST:
                 continue
+            deadline = time.monotonic() + self._start_timeout
             try:
                 await remote.wait_for_sandbox_start(timeout=self._start_timeout)
             except DaytonaTimeoutError as error:
+                if time.monotonic() < deadline - _SLACK:
+                    raise
                 raise self._stuck(await self._state(remote.id)) from error
             except DaytonaError as error:
                 await self._raise_reason(ident, error)
                 raise
-            return remote
+            return await self._book.reachable(remote, patient=False)
         return None
+
+
+def _fate_after(error: DaytonaError) -> _Fate:
+    if is_starting(error):
+        return _Fate.UNKNOWN
+    if isinstance(error, DaytonaAuthenticationError) or "Cannot connect to host" in str(error):
+        return _Fate.NOTHING
+    refused = error.status_code is not None and 400 <= error.status_code < 500
+    return _Fate.REFUSED if refused and kind_of(error) is not Kind.TRANSIENT else _Fate.UNKNOWN
 
 
 class _Stuck(Exception):  # noqa: N818 - says what it is

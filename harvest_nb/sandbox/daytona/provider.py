@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,19 +27,22 @@ from daytona import (
     VolumeMount,
 )
 
-from harvest_nb.errors import SandboxError
+from harvest_nb.errors import HarvestError, SandboxError
 from harvest_nb.sandbox.base import Limits, SandboxInfo
 from harvest_nb.sandbox.daytona.account import Account
-from harvest_nb.sandbox.daytona.book import Book, is_held, moment_of, name_of, take_up
+from harvest_nb.sandbox.daytona.book import OURS, Book, created_at, name_of, take_up
 from harvest_nb.sandbox.daytona.client import close_client, new_client
+from harvest_nb.sandbox.daytona.holding import OWNER, claim, give_back
 from harvest_nb.sandbox.daytona.making import Maker
 from harvest_nb.sandbox.daytona.retry import explained, persist
 from harvest_nb.sandbox.daytona.sandbox import LABEL, DaytonaSandbox, open_sandbox, state_of
+from harvest_nb.sandbox.daytona.switching import start, stop
 from harvest_nb.sandbox.owner import owner
 from harvest_nb.sandbox.uncancelled import to_the_end
 
 __all__ = ["DaytonaProvider"]
 
+_log = logging.getLogger(__name__)
 DEFAULT_SNAPSHOT = "harvest-daytona-snapshot"
 
 
@@ -134,8 +138,9 @@ class DaytonaProvider:
             "env_vars": dict(env or {}),
             "labels": {
                 **(labels or {}),
+                **OURS,
                 LABEL: ident,
-                "harvest.owner": owner(),
+                OWNER: owner(),
                 "harvest.created": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             "auto_stop_interval": 0,
@@ -155,19 +160,18 @@ class DaytonaProvider:
                 image=image, resources=_resources(limits or Limits()), **common
             )
         client = new_client(self.account)
-        making = asyncio.create_task(
-            Maker(
-                client,
-                start_timeout=self._start_timeout,
-                patience=self._patience,
-                delete_timeout=self._delete_timeout,
-            ).make(params, ident)
+        maker = Maker(
+            client,
+            start_timeout=self._start_timeout,
+            patience=self._patience,
+            delete_timeout=self._delete_timeout,
         )
+        making = asyncio.create_task(maker.make(params, ident))
         try:
             remote = await asyncio.shield(making)
         except BaseException:
             # Also when cancelled: nothing may be left of which nobody has heard.
-            await to_the_end(self._unmake(client, making, ident))
+            await to_the_end(self._unmake(client, maker, making, ident))
             raise
         return await self._open(client, remote, ident, lease=ttl, made=True)
 
@@ -200,11 +204,17 @@ class DaytonaProvider:
             await (remove() if made else to_the_end(leave()))
             raise
 
-    async def _unmake(self, client: AsyncDaytona, making: asyncio.Task[Any], ident: str) -> None:
+    async def _unmake(
+        self, client: AsyncDaytona, maker: Maker, making: asyncio.Task[Any], ident: str
+    ) -> None:
+        """Leave nothing of it; the caller raises its own error."""
         try:
             await asyncio.wait([making])
-            making.exception()  # looked at; the caller raises its own
-            await self._book(client).delete_all(ident, self._delete_timeout)
+            if not making.cancelled():
+                making.exception()  # looked at
+            await maker.unmake(ident)
+        except HarvestError as error:
+            _log.warning("sandbox %s may be left: %s", ident, error)
         finally:
             await close_client(client)
 
@@ -226,10 +236,19 @@ class DaytonaProvider:
                 raise SandboxError(
                     f"Sandbox {id} was not made by this package", hint="see `DaytonaProvider.list`"
                 )
+            try:
+                remote = await self._book(client).reachable(remote)
+                before = await claim(remote, self._patience)
+            except DaytonaError as error:
+                raise explained(error, f"take up sandbox {id}") from error
         except BaseException:
             await close_client(client)
             raise
-        return await self._open(client, remote, remote.labels[LABEL], lease=ttl, made=False)
+        try:
+            return await self._open(client, remote, before[LABEL], lease=ttl, made=False)
+        except BaseException:
+            await to_the_end(give_back(self.account, remote.id, before))
+            raise
 
     async def _one(self, client: AsyncDaytona, ident: str) -> AsyncSandbox:
         try:
@@ -245,7 +264,7 @@ class DaytonaProvider:
         async with self._client() as client:
             remote = await self._one(client, id)
             try:
-                await persist(lambda: remote.stop(timeout=self._start_timeout), patience=self._patience)
+                await stop(remote, self._start_timeout, self._patience)
             except DaytonaError as error:
                 raise explained(error, f"stop sandbox {id}") from error
 
@@ -254,29 +273,30 @@ class DaytonaProvider:
         async with self._client() as client:
             remote = await self._one(client, id)
             try:
-                await persist(lambda: remote.start(timeout=self._start_timeout), patience=self._patience)
+                await start(remote, self._start_timeout, self._patience)
             except DaytonaError as error:
                 raise explained(error, f"start sandbox {id}") from error
 
     async def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[SandboxInfo]:
         """All sandboxes of this package at Daytona that carry `labels`, whoever owns them."""
         async with self._client() as client:
+            book = self._book(client)
             try:
-                found = await self._book(client).labelled(labels or {})
+                found = await book.labelled(labels or {})
             except DaytonaError as error:
                 raise explained(error, "list the sandboxes") from error
-        return [
-            SandboxInfo(
-                id=remote.labels[LABEL],
-                provider=self.name,
-                state=state_of(remote),
-                created=moment_of(remote.created_at),
-                labels=remote.labels,
-                held=is_held(remote),
-            )
-            for remote in found
-            if LABEL in remote.labels
-        ]
+            return [
+                SandboxInfo(
+                    id=remote.labels[LABEL],
+                    provider=self.name,
+                    state=state_of(remote),
+                    created=created_at(remote),
+                    labels=remote.labels,
+                    held=await book.is_held(remote),
+                )
+                for remote in found
+                if LABEL in remote.labels
+            ]
 
     async def reap(self) -> builtins.list[str]:
         """Remove the sandboxes that no live process holds; returns their ids."""

@@ -27,13 +27,16 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from harvest_nb.errors import HarvestError, SandboxError, TokenError
 
-__all__ = ["Kind", "explained", "kind_of", "persist", "retry_after"]
+__all__ = ["Kind", "explained", "is_starting", "kind_of", "persist", "retry_after"]
 
 T = TypeVar("T")
 TRIES = 5
 """Attempts in all while an error is transient."""
 _LONGEST = 30.0  # seconds between two attempts
 _QUOTA = ("limit exceeded", "quota", "maximum allowed", "limit reached", "not enough")
+_TOO_LARGE = "per sandbox"  # what one sandbox may have at most: no waiting helps
+_FULL = "no available runners"
+_STARTING = "waiting for sandbox to start"  # the SDK's words for what it does after it has made one
 
 
 class Kind(Enum):
@@ -48,9 +51,16 @@ class Kind(Enum):
 
 
 def kind_of(error: BaseException) -> Kind:
-    """What an error means for the next attempt."""
-    if isinstance(error, DaytonaRateLimitError) or _is_quota(error):
+    """What an error means for the next attempt.
+
+    The status counts beside the class: for those that its table lacks (Cloudflare's 520 to 524), and in some of its
+    own functions, the SDK raises a bare `DaytonaError`.
+    """
+    status = (error.status_code or 0) if isinstance(error, DaytonaError) else 0
+    if isinstance(error, DaytonaRateLimitError) or status == 429 or _is_quota(error) or _is_full(error):
         return Kind.WAIT
+    if status == 408 or status >= 500 or _is_unseen(error):
+        return Kind.TRANSIENT
     if isinstance(
         error,
         (
@@ -68,7 +78,21 @@ def kind_of(error: BaseException) -> Kind:
 def _is_quota(error: BaseException) -> bool:
     text = str(error).lower()
     refused = isinstance(error, DaytonaError) and error.status_code in (400, 402, 403, 409, 429)
-    return refused and any(words in text for words in _QUOTA)
+    return refused and any(words in text for words in _QUOTA) and _TOO_LARGE not in text
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, DaytonaError) and _FULL in str(error).lower()
+
+
+def is_starting(error: BaseException) -> bool:
+    """Whether it came after a sandbox was made, while the SDK waited for its start."""
+    return _STARTING in str(error)
+
+
+def _is_unseen(error: BaseException) -> bool:
+    """Whether Daytona does not know yet what it has just made: reading lags behind writing there."""
+    return isinstance(error, DaytonaNotFoundError) and is_starting(error)
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -107,6 +131,9 @@ async def persist(
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = retry_after(error) if error else None
+        if asked is not None and error is not None and kind_of(error) is not Kind.WAIT:
+            # Only a rate's end is known to the second: a gateway may ask for an hour.
+            asked = min(asked, _LONGEST, patience)
         base = min(_LONGEST, 0.25 * 2.0 ** min(state.attempt_number - 1, 10))
         # Jitter, so that twenty sandboxes that were refused together do not come back together.
         return asked + random.uniform(0, 1) if asked is not None else base * random.uniform(0.5, 1.5)  # noqa: S311
@@ -144,13 +171,19 @@ def explained(error: DaytonaError, what: str) -> HarvestError:
             f"Daytona refused the key, so cannot {what}: {said}",
             hint="check DAYTONA_API_KEY and DAYTONA_API_URL",
         )
-    if _is_quota(error):
+    if _TOO_LARGE in said.lower():
+        hint = "ask for less with `limits`, or name a snapshot that has less"
+    elif _is_full(error):
+        hint = "Daytona has no machine free there: try again later, or in another region (DAYTONA_TARGET)"
+    elif _is_quota(error):
         hint = (
             "remove sandboxes (`harvest-nb sandboxes --provider daytona --reap`; stopped ones count against the disk"
             " quota too), or ask for a larger quota in the Daytona dashboard"
         )
     elif isinstance(error, DaytonaRateLimitError):
         hint = "Daytona limits the rate of calls: run fewer at once, or try again later"
+    elif isinstance(error, DaytonaForbiddenError) and "suspended" in said.lower():
+        hint = "Daytona has suspended the organisation: see its billing page in the dashboard"
     elif isinstance(error, DaytonaForbiddenError):
         hint = "the key lacks a permission: give it sandboxes (write, delete) in the Daytona dashboard"
     elif "snapshot" in said.lower() and "not found" in said.lower():
