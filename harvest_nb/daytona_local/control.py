@@ -30,7 +30,10 @@ def _box(request: Request) -> Box:
 
 
 def _answer(request: Request, box: Box, status: int = 200) -> Response:
-    return JSONResponse(_boxes(request).dto(box), status_code=status)
+    described = _boxes(request).dto(box)
+    if _boxes(request).faults.take("toolbox-unnamed") is not None:
+        described["toolboxProxyUrl"] = ""
+    return JSONResponse(described, status_code=status)
 
 
 class Lost(Response):

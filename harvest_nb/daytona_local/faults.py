@@ -11,6 +11,7 @@ __all__ = ["FAULTS", "Faults"]
 
 FAULTS = {
     "create-response-lost": "the sandbox is made, but the answer never arrives",
+    "toolbox-unnamed": "an answer about one sandbox lacks the address of its toolbox",
     "rate-limit": "429 on the control plane, with Retry-After of so many seconds",
     "bad-gateway": "502 on any call",
     "stuck-starting": "a new sandbox stays in `starting`",

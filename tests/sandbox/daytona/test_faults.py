@@ -110,6 +110,33 @@ async def test_a_deletion_that_never_happens_is_left_to_the_reaper(
     assert await soon_empty(left)
 
 
+async def test_a_cancelled_creation_says_so_though_nothing_may_be_deleted(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("slow-start=1*1")
+    daytona.faults.parse("delete-forbidden")
+    making = asyncio.create_task(provider.create())
+    await asyncio.sleep(0.5)
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    daytona.faults.clear()
+    assert len(await provider.reap()) == 1
+    assert await soon_empty(left)
+
+
+async def test_an_answer_without_the_toolboxs_address(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("toolbox-unnamed")
+    daytona.faults.parse("create-response-lost=0*1")
+    async with await provider.create() as sandbox:
+        await sandbox.release()
+        async with await provider.get(sandbox.id) as taken:
+            assert (await taken.run(["echo", "done"], timeout=60)).text == "done\n"
+    assert await soon_empty(left)
+
+
 async def test_a_build_that_stays_pending_is_given_up(
     daytona: LocalDaytona,
     provider: DaytonaProvider,

@@ -17,6 +17,7 @@ from harvest_nb.errors import SandboxError, SandboxGone, SettingsError, TokenErr
 from harvest_nb.providers import get_provider
 from harvest_nb.sandbox.base import Limits
 from harvest_nb.sandbox.daytona import Account, DaytonaProvider
+from harvest_nb.sandbox.owner import owner
 from harvest_nb.snapshot import Snapshot
 from tests.sandbox.daytona.conftest import Left, soon_empty
 from tests.sdk import sdk_at
@@ -46,10 +47,30 @@ async def test_one_that_cannot_be_taken_up_stays(
         async def hangs(*_: object, **__: object) -> None:
             await asyncio.sleep(600)
 
-        monkeypatch.setattr("harvest_nb.sandbox.daytona.provider.open_sandbox", hangs)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(daytona_provider.get(sandbox.id), 3)
-        assert [info.id for info in await daytona_provider.list({"harvest.run": "d9"})] == [sandbox.id]
+        dead = {**sandbox.remote.labels, "harvest.owner": owner().rsplit(":", 2)[0] + ":4000000:1"}
+        await sandbox.remote.set_labels(dead)
+        with monkeypatch.context() as patch:
+            patch.setattr("harvest_nb.sandbox.daytona.provider.open_sandbox", hangs)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(daytona_provider.get(sandbox.id), 3)
+        (info,) = await daytona_provider.list({"harvest.run": "d9"})
+        assert (info.id, info.held, dict(info.labels)) == (sandbox.id, False, dead)
+        # One that was taken up is held, whoever made it.
+        taken = await daytona_provider.get(sandbox.id)
+        assert await daytona_provider.reap() == []
+        assert (await taken.run(["echo", "here"])).text == "here\n"
+        await taken.release()
+
+
+async def test_another_teams_sandbox_of_any_language_spoils_no_listing(
+    daytona_provider: DaytonaProvider,
+) -> None:
+    async with await daytona_provider.create(labels={"harvest.run": "d10"}) as sandbox:
+        labels = dict(sandbox.remote.labels)
+        await sandbox.remote.set_labels({"code-toolbox-language": "cobol"})
+        assert sandbox.id not in [info.id for info in await daytona_provider.list()]
+        await sandbox.remote.set_labels(labels)
+        assert [info.id for info in await daytona_provider.list({"harvest.run": "d10"})] == [sandbox.id]
 
 
 async def test_a_sandbox_does_what_the_protocol_says(daytona_provider: DaytonaProvider, left: Left) -> None:
@@ -216,6 +237,19 @@ async def test_kill_9_of_the_desk_then_reap(
     assert [info.id for info in await daytona_provider.list({"harvest.run": "d4"})] == [mine.id]
     assert (await mine.run(["echo", "alive"])).text == "alive\n"
     await mine.close()
+
+
+def test_a_loop_that_ends_in_the_middle_of_a_creation_leaves_nothing(
+    daytona: LocalDaytona, daytona_provider: DaytonaProvider, left: Left
+) -> None:
+    async def main() -> asyncio.Task[object]:
+        making: asyncio.Task[object] = asyncio.create_task(daytona_provider.create())
+        await asyncio.sleep(0.5)
+        return making
+
+    daytona.faults.parse("slow-start=1*1")
+    assert asyncio.run(main()).cancelled()
+    assert asyncio.run(soon_empty(left))
 
 
 async def killed_in_creation(

@@ -12,6 +12,10 @@ from harvest_nb.errors import SandboxError, TokenError
 from harvest_nb.sandbox.daytona.retry import TRIES, Kind, explained, kind_of, persist, retry_after
 
 QUOTA = "Total CPU limit exceeded. Maximum allowed: 10"
+TOO_LARGE = (
+    "CPU request 16 exceeds maximum allowed per sandbox (4).\nNeed higher resource limits per-sandbox?"
+)
+UNSEEN = "Failure during waiting for sandbox to start: Failed to refresh sandbox data: not found"
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +44,22 @@ def no_sleep(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (502, "gateway", Kind.TRANSIENT),
         (503, "busy", Kind.TRANSIENT),
         (504, "gateway", Kind.TRANSIENT),
+        (520, "Cloudflare's own, of which the SDK's table knows nothing", Kind.TRANSIENT),
+        (524, "a timeout occurred", Kind.TRANSIENT),
+        (403, TOO_LARGE, Kind.FATAL),
+        (400, "No available runners", Kind.WAIT),
+        (404, UNSEEN, Kind.TRANSIENT),
         (None, "Sandbox entered error state: build_failed, error reason: step 2", Kind.FATAL),
     ],
 )
 def test_what_an_error_means(status: int | None, message: str, kind: Kind) -> None:
     assert kind_of(create_daytona_error(message, status_code=status)) is kind
+
+
+def test_an_error_without_a_class_of_its_own_is_judged_by_its_status() -> None:
+    # As `upload_files` raises it.
+    assert kind_of(DaytonaError("upload failed", status_code=502)) is Kind.TRANSIENT
+    assert kind_of(DaytonaError("upload failed", status_code=429)) is Kind.WAIT
 
 
 def test_retry_after_in_seconds_or_as_a_date() -> None:
@@ -79,6 +94,19 @@ async def test_patience_ends(no_sleep: list[float]) -> None:
     with pytest.raises(DaytonaRateLimitError):
         await persist(action, patience=10)
     assert (no_sleep, time.monotonic() - start < 5) == ([], True)
+
+
+@pytest.mark.parametrize("asked", ["3600", "inf"])
+async def test_a_gateway_cannot_ask_to_wait_for_longer_than_the_patience(
+    no_sleep: list[float], asked: str
+) -> None:
+    async def action() -> None:
+        raise create_daytona_error("maintenance", status_code=503, headers={"Retry-After": asked})
+
+    with pytest.raises(DaytonaError):
+        await persist(action, patience=5)
+    assert len(no_sleep) == TRIES - 1
+    assert max(no_sleep) <= 6
 
 
 @pytest.mark.parametrize(("status", "calls"), [(502, TRIES), (404, 1)])
@@ -116,6 +144,9 @@ async def test_what_a_lost_attempt_made_is_the_result() -> None:
         (401, "Invalid credentials", TokenError, "DAYTONA_API_KEY"),
         (403, QUOTA, SandboxError, "--reap"),
         (403, "missing permission", SandboxError, "permission"),
+        (403, TOO_LARGE, SandboxError, "limits"),
+        (403, "Organization is suspended: payment failed", SandboxError, "billing"),
+        (400, "No available runners", SandboxError, "no machine free"),
         (429, "slow down", SandboxError, "rate"),
         (404, "not found", SandboxError, "harvest-nb sandboxes"),
         (502, "gateway", SandboxError, "status page"),
