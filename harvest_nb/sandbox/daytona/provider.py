@@ -171,7 +171,10 @@ class DaytonaProvider:
             remote = await asyncio.shield(making)
         except BaseException:
             # Also when cancelled: nothing may be left of which nobody has heard.
-            await to_the_end(self._unmake(client, maker, making, ident))
+            try:
+                await to_the_end(_unmake(maker, making, ident))
+            finally:
+                await close_client(client)
             raise
         return await self._open(client, remote, ident, lease=ttl, made=True)
 
@@ -203,20 +206,6 @@ class DaytonaProvider:
             # One that was there before stays: nobody has asked to remove it.
             await (remove() if made else to_the_end(leave()))
             raise
-
-    async def _unmake(
-        self, client: AsyncDaytona, maker: Maker, making: asyncio.Task[Any], ident: str
-    ) -> None:
-        """Leave nothing of it; the caller raises its own error."""
-        try:
-            await asyncio.wait([making])
-            if not making.cancelled():
-                making.exception()  # looked at
-            await maker.unmake(ident)
-        except HarvestError as error:
-            _log.warning("sandbox %s may be left: %s", ident, error)
-        finally:
-            await close_client(client)
 
     async def get(self, id: str, *, ttl: float = 120.0) -> DaytonaSandbox:  # noqa: A002 - the protocol's word
         """A running sandbox, by this package's id, Daytona's id, or its name; what another desk started there ends.
@@ -308,6 +297,17 @@ class DaytonaProvider:
             if isinstance(error, BaseException):
                 raise error
         return [ident for ident, gone in zip(left, done, strict=True) if gone]
+
+
+async def _unmake(maker: Maker, making: asyncio.Task[Any], ident: str) -> None:
+    """Leave nothing of it; the caller raises its own error."""
+    await asyncio.wait([making])
+    if not making.cancelled():
+        making.exception()  # looked at
+    try:
+        await maker.unmake(ident)
+    except HarvestError as error:
+        _log.warning("sandbox %s may be left: %s", ident, error)
 
 
 def _resources(limits: Limits) -> Resources:

@@ -180,7 +180,7 @@ def explained(error: DaytonaError, what: str) -> HarvestError:
             "remove sandboxes (`harvest-nb sandboxes --provider daytona --reap`; stopped ones count against the disk"
             " quota too), or ask for a larger quota in the Daytona dashboard"
         )
-    elif isinstance(error, DaytonaRateLimitError):
+    elif isinstance(error, DaytonaRateLimitError) or error.status_code == 429:
         hint = "Daytona limits the rate of calls: run fewer at once, or try again later"
     elif isinstance(error, DaytonaForbiddenError) and "suspended" in said.lower():
         hint = "Daytona has suspended the organisation: see its billing page in the dashboard"
