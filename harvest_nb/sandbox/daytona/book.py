@@ -28,8 +28,8 @@ __all__ = ["OURS", "Book", "created_at", "moment_of", "name_of", "take_up"]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 OURS = {"harvest": "1"}
-"""What every sandbox of this package is labelled with. A listing of all fails as a whole where the SDK cannot read one
-of another team's sandboxes."""
+"""What every sandbox of this package is labelled with, as only a listing of these is sure to be read: it fails as a
+whole where the SDK knows nothing of what one of another team's has, such as its language."""
 _QUIET = 300.0  # seconds without a heartbeat after which another machine's sandbox counts as left behind
 _AGAIN = 5.0  # seconds until a deletion that was accepted is asked for again
 _CALL = 10.0  # seconds for one call of a deletion
@@ -64,8 +64,13 @@ class Book:
         return list(found.values())
 
     async def labelled(self, labels: Mapping[str, str]) -> list[AsyncSandbox]:
-        """What a listing has of this package's with these labels."""
-        return await self._listed(ListSandboxesQuery(labels={**labels, **OURS}))
+        """What a listing has with these labels; of this package's alone where the SDK cannot read another's."""
+        try:
+            return await self._listed(ListSandboxesQuery(labels=dict(labels) or None))
+        except DaytonaError as error:
+            if error.status_code is not None or kind_of(error) is not Kind.FATAL:
+                raise
+            return await self._listed(ListSandboxesQuery(labels={**labels, **OURS}))
 
     async def reachable(self, remote: AsyncSandbox, *, patient: bool = True) -> AsyncSandbox:
         """It, with its toolbox's address: the SDK asks for a missing one as it lists, but not as it gets."""

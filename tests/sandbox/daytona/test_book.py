@@ -104,7 +104,8 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Sdk:
     clock = SimpleNamespace(monotonic=lambda: sdk.now, time=time.time)
     for module in ("book", "making", "retry"):
         monkeypatch.setattr(f"harvest_nb.sandbox.daytona.{module}.time", clock)
-    monkeypatch.setattr("asyncio.sleep", sdk.sleep)
+    for module in ("book", "retry"):  # theirs alone: the stand-in sleeps in a thread of its own
+        monkeypatch.setattr(f"harvest_nb.sandbox.daytona.{module}.asyncio", SimpleNamespace(sleep=sdk.sleep))
     return sdk
 
 

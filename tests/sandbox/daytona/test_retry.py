@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 from daytona import DaytonaError, DaytonaNotFoundError, DaytonaRateLimitError
@@ -25,7 +26,8 @@ def no_sleep(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr("harvest_nb.sandbox.daytona.retry.asyncio.sleep", sleep)
+    # The module's alone: the stand-in of other tests sleeps in a thread of its own.
+    monkeypatch.setattr("harvest_nb.sandbox.daytona.retry.asyncio", SimpleNamespace(sleep=sleep))
     return slept
 
 
