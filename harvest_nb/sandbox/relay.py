@@ -27,6 +27,8 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _ATTEMPTS = 8
 _GARBLED = 3  # streams in a row without a proper greeting
+_REPLACED = "its relay has ended, killed or for want of a renewed lease, and another one has taken its place"
+_TAKEN = "another desk has taken it up"
 
 
 class _Channel:
@@ -204,9 +206,12 @@ class Relay:
             try:
                 reader, writer = await self._connect()
                 try:
-                    writer.write(self.link.hello())
+                    writer.write(self.link.hello(again=self._ready.done()))
                     hello = await asyncio.wait_for(read_hello(reader), 20)
                     if hello is not None:
+                        if hello["link"] != self.link.ident:
+                            reason = _TAKEN if hello["link"] else _REPLACED
+                            return self._fail(SandboxGone(f"The sandbox has gone: {reason}", reason=reason))
                         if not self._ready.done():
                             self._ready.set_result(None)
                         failures = 0
@@ -247,6 +252,7 @@ class Relay:
         for channel in list(self._channels.values()):
             channel.fail(self._error)
         self._channels.clear()
+        self.link.close()
         self.ended.set()
 
     def hold(self, seconds: float) -> None:

@@ -46,6 +46,13 @@ class Daemon:
         code = self.process.returncode
         return None if code is None else f"the daemon ended with {code}"
 
+    async def replace(self) -> None:
+        """Kill it, and put another one in its place."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.communicate()
+        await self.start(60)
+
     def cut(self) -> None:
         for bridge in self.bridges:
             if bridge.returncode is None:

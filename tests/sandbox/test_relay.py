@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -180,6 +181,47 @@ async def test_the_end_of_the_relay_reaches_everybody_who_waits(tmp_path: Path) 
         with pytest.raises(SandboxGone):
             await relay.read("/etc/hostname")
         assert relay.ended.is_set()
+
+
+@pytest.mark.parametrize("used", [True, False])
+async def test_a_relay_in_the_place_of_the_one_that_was_lost_is_the_end(tmp_path: Path, used: bool) -> None:
+    async with daemon(tmp_path) as (server, relay):
+        process = await relay.spawn(["sleep", "60"], ENV, "/") if used else None
+        await server.replace()
+        await asyncio.wait_for(relay.ended.wait(), 5)
+        with pytest.raises(SandboxGone, match="its relay has ended"):
+            await (relay.spawn(["true"], ENV, "/") if process is None else process.wait())
+
+
+async def test_a_desk_whose_sandbox_another_one_has_taken_up_leaves_it_alone(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as (server, first):
+        theirs = await first.spawn(["sleep", "60"], ENV, "/")
+        second = await Relay.open(server.connect, server.gone, lease=60)
+        mine = await second.spawn(["sleep", "60"], ENV, "/")
+        with pytest.raises(SandboxGone, match="another desk has taken it up"):
+            await asyncio.wait_for(theirs.wait(), 5)
+        await first.close()
+        assert alive(mine.pid)
+        assert (await output(second, "echo", "mine"))[1] == b"mine\n"
+        await second.close()
+
+
+@pytest.mark.parametrize("how", ["send", "write"])
+async def test_the_end_of_the_relay_reaches_whoever_waits_for_room(tmp_path: Path, how: str) -> None:
+    async with daemon(tmp_path) as (server, relay):
+        assert server.process is not None
+        process = await relay.spawn(["sleep", "60"], ENV, "/")
+        server.process.send_signal(signal.SIGSTOP)
+        work: dict[str, Callable[[], Awaitable[object]]] = {
+            "send": lambda: process.stdin.send(AWKWARD),
+            "write": lambda: relay.write(str(tmp_path / "file"), AWKWARD),
+        }
+        waiting = asyncio.ensure_future(work[how]())
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        server.process.kill()
+        with pytest.raises(SandboxGone, match="the daemon ended with -9"):
+            await asyncio.wait_for(waiting, 5)
 
 
 NO_FRAME = b"OCI runtime exec failed: container is not running"

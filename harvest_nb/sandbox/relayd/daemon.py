@@ -91,12 +91,18 @@ class Relay:
         listener.post(Kind.STARTED, json.dumps({"port": server.sockets[0].getsockname()[1]}).encode())
 
     async def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a stream: take the link up if the desk knows it, else start afresh."""
+        """Serve a stream: take the link up if it is the desk's, else start afresh.
+
+        A desk that comes back for a link that is not here any more has lost all it had: it is told whose is, no more.
+        """
         try:
             hello = await read_hello(reader)
             if hello is None:
                 return
             if hello["link"] != self.link.ident:
+                if hello["again"]:
+                    writer.write(self.link.hello())
+                    return
                 await self._reset(hello["link"])
             writer.write(self.link.hello())
             await self.link.serve(reader, writer, int(hello["received"]))

@@ -23,7 +23,7 @@ LARGEST = 64 * 1024 * 1024
 class Kind(IntEnum):
     """What a frame says. IN goes toward the sandbox's side of a channel, OUT and ERR toward the desk's."""
 
-    HELLO = 1  # {"protocol", "link", "received"}: opens or takes up a link
+    HELLO = 1  # {"protocol", "link", "received", "again"}: opens a link, or takes one up `again`
     ACK = 2  # its sequence number: everything up to it has arrived
     SPAWN = 3  # {"argv", "env", "cwd"}
     STARTED = 4  # {"pid"} or {"port"}
@@ -71,11 +71,14 @@ class Link:
         self._room = asyncio.Event()
         self._room.set()
         self._writer: asyncio.StreamWriter | None = None
+        self._closed = False
         self._since_ack = 0
         self._ack_timer: asyncio.TimerHandle | None = None
 
     def post(self, kind: Kind, channel: int, payload: bytes = b"") -> None:
-        """Queue a frame and write it if a stream is attached; never waits."""
+        """Queue a frame and write it if a stream is attached; never waits. A closed link drops it."""
+        if self._closed:
+            return
         self._sent += 1
         frame = HEADER.pack(len(payload), kind, channel, self._sent) + payload
         self._unacked.append((self._sent, frame))
@@ -90,9 +93,10 @@ class Link:
         await self._room.wait()
         self.post(kind, channel, payload)
 
-    def hello(self) -> bytes:
-        """The frame that opens a stream, or takes this link up on a new one."""
-        body = json.dumps({"protocol": PROTOCOL, "link": self.ident, "received": self._received}).encode()
+    def hello(self, *, again: bool = False) -> bytes:
+        """The frame that opens a stream; `again` where the other side has greeted this link before."""
+        said = {"protocol": PROTOCOL, "link": self.ident, "received": self._received, "again": again}
+        body = json.dumps(said).encode()
         return HEADER.pack(len(body), Kind.HELLO, 0, 0) + body
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, arrived: int) -> None:
@@ -143,7 +147,10 @@ class Link:
             self._writer.write(HEADER.pack(0, Kind.ACK, 0, self._received))
 
     def close(self) -> None:
-        """Stop the timer and close the stream."""
+        """Stop the timer and close the stream; whoever waits for room waits no longer."""
+        self._closed = True
+        self._unacked.clear()
+        self._room.set()
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
