@@ -57,7 +57,7 @@ async def serve(app: ASGIApp, *, port: int = 0) -> AsyncIterator[int]:
     finally:
         server.should_exit = True
         try:
-            await to_the_end(_ended(serving))
+            await to_the_end(lambda: _ended(serving))
         finally:
             listener.close()
 

@@ -89,7 +89,7 @@ class DockerProvider:
         try:
             container, image = await asyncio.shield(making)
         except asyncio.CancelledError:
-            await to_the_end(self._unmake(making, ident))
+            await to_the_end(lambda: self._unmake(making, ident))
             raise
 
         async def connect() -> Stream:
@@ -97,14 +97,14 @@ class DockerProvider:
             try:
                 return await open_exec_stream(await asyncio.shield(attaching))
             except asyncio.CancelledError:
-                await to_the_end(_close_late(attaching))
+                await to_the_end(lambda: _close_late(attaching))
                 raise
 
         async def gone() -> str | None:
             return await asyncio.to_thread(self._why_gone, container)
 
         async def remove() -> None:
-            await to_the_end(in_thread(self._remove, ident))
+            await to_the_end(lambda: in_thread(self._remove, ident))
 
         try:
             relay = await Relay.open(connect, gone, lease=ttl)
@@ -263,7 +263,7 @@ class DockerProvider:
         Raises:
             SandboxError: it has gone.
         """
-        await to_the_end(in_thread(self._rename, ident, run))
+        await to_the_end(lambda: in_thread(self._rename, ident, run))
 
     def _rename(self, ident: str, run: str) -> None:
         with engine.engine_errors("name a container"):

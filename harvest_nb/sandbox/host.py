@@ -74,14 +74,14 @@ class HostProvider:
         try:
             lock = await asyncio.shield(laying)
         except asyncio.CancelledError:
-            await to_the_end(_discard_late(laying, base))
+            await to_the_end(lambda: _discard_late(laying, base))
             raise
         try:
             environment = _environment(base, toolchain)
             await _seed(environment, lock)
             return await self._open(ident, base, environment, env or {}, ttl, lock)
         except BaseException:
-            await to_the_end(in_thread(_discard, base))
+            await to_the_end(lambda: in_thread(_discard, base))
             raise
         finally:
             os.close(lock)  # the relay has it too, if there is one
@@ -144,7 +144,7 @@ class HostProvider:
             await in_thread(_discard, base)
 
         async def remove() -> None:
-            await to_the_end(end())
+            await to_the_end(end)
 
         try:
             relay = await Relay.open(connect, gone, lease=ttl)
@@ -256,7 +256,7 @@ async def _seed(environment: Mapping[str, str], lock: int) -> None:
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             seeding.kill()
-        await to_the_end(seeding.communicate())
+        await to_the_end(seeding.communicate)
         raise
     if seeding.returncode != 0:
         raise SandboxError(f"The memory store cannot be seeded: {said.decode('utf-8', 'replace').strip()}")

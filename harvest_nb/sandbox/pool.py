@@ -198,7 +198,7 @@ class Pool:
             self._end(sandbox)
             return False
         except BaseException:
-            await to_the_end(sandbox.close())
+            await to_the_end(sandbox.close)
             raise
         return True
 
@@ -224,7 +224,7 @@ class Pool:
     async def close(self) -> None:
         """Close what stands ready or is being made. Safe to call twice."""
         self._closed = True
-        await to_the_end(self._close())
+        await to_the_end(self._close)
 
     async def _close(self) -> None:
         if self._pause is not None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 __all__ = ["in_thread", "to_the_end"]
 
 T = TypeVar("T")
+_TIMES = 3
 
 
 def in_thread(work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
@@ -17,15 +18,21 @@ def in_thread(work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     return asyncio.get_running_loop().run_in_executor(None, partial(work, *args))
 
 
-async def to_the_end(work: Awaitable[T]) -> T:
-    """Await `work` to its end however often the caller is cancelled meanwhile; the cancellation is raised then."""
-    task = asyncio.ensure_future(work)
+async def to_the_end(begin: Callable[[], Awaitable[T]]) -> T:
+    """Await what `begin` gives to its end however often the caller is cancelled meanwhile; raise the cancellation then.
+
+    A loop that ends cancels every task, also the one that does this work: it is begun again then, and must bear it.
+    """
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
+    for _ in range(_TIMES):
+        task = asyncio.ensure_future(begin())
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if not task.cancelled():
+            break
     if cancelled is not None:
         if not task.cancelled():
             task.exception()  # looked at: the cancellation is what the caller hears of

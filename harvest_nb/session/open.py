@@ -221,7 +221,7 @@ async def _sandbox(stack: contextlib.AsyncExitStack, setup: Setup, folder: RunFo
 
         async def close() -> None:
             try:
-                await to_the_end(opened.close())
+                await to_the_end(opened.close)
             except (EngineError, SandboxError) as error:
                 # The run has ended, and how is told already; the sandbox ends itself when its lease lapses.
                 with contextlib.suppress(RunFolderError):
@@ -274,7 +274,7 @@ async def _session(
     )
 
     async def put_away() -> None:
-        await to_the_end(_put_away(session, folder))
+        await to_the_end(lambda: _put_away(session, folder))
 
     stack.push_async_callback(put_away)
     return session

@@ -191,7 +191,7 @@ class Session:
             ended = turn.status()
         except asyncio.CancelledError:
             turn.cancelled = True
-            await to_the_end(self._stop(turn))
+            await to_the_end(lambda: self._stop(turn))
             ended = turn.status()
             raise
         except (SandboxError, SessionError) as error:
@@ -229,7 +229,7 @@ class Session:
         finally:
             if not preparing.done():
                 preparing.cancel()
-                await to_the_end(asyncio.wait([preparing]))
+                await to_the_end(lambda: asyncio.wait([preparing]))
         if not preparing.cancelled() and (error := preparing.exception()) is not None and not turn.cancelled:
             raise error
 

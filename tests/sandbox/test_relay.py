@@ -288,6 +288,16 @@ async def test_a_lapsed_lease_ends_the_relay_and_what_it_started(tmp_path: Path)
         assert not alive(process.pid)
 
 
+async def test_a_lease_that_is_made_shorter_lapses_sooner(tmp_path: Path) -> None:
+    async with daemon(tmp_path, lease=60) as (server, relay):
+        relay.hold(0.5)
+        await relay.run(["true"], env=ENV, cwd="/", input=None, timeout=10)
+        for task in list(relay._tasks):
+            task.cancel()
+        assert server.process is not None
+        await asyncio.wait_for(server.process.wait(), 4)
+
+
 async def test_closing_leaves_no_process(tmp_path: Path) -> None:
     async with daemon(tmp_path) as (_, relay):
         # A process in a session of its own, as tools start them, is found too.

@@ -26,7 +26,7 @@ def new_client(account: Account) -> AsyncDaytona:
 
 async def close_client(client: AsyncDaytona) -> None:
     """Close a client and its connection to the events, whatever that is doing; done also when cancelled."""
-    await to_the_end(_close(client))
+    await to_the_end(lambda: _close(client))
 
 
 async def _close(client: AsyncDaytona) -> None:

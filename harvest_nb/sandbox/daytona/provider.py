@@ -172,7 +172,7 @@ class DaytonaProvider:
         except BaseException:
             # Also when cancelled: nothing may be left of which nobody has heard.
             try:
-                await to_the_end(_unmake(maker, making, ident))
+                await to_the_end(lambda: _unmake(maker, making, ident))
             finally:
                 await close_client(client)
             raise
@@ -190,13 +190,10 @@ class DaytonaProvider:
             await close_client(client)
 
         async def remove() -> None:
-            async def work() -> None:
-                try:
-                    await self._book(client).delete_all(ident, self._delete_timeout)
-                finally:
-                    await leave()
-
-            await to_the_end(work())
+            try:
+                await to_the_end(lambda: self._book(client).delete_all(ident, self._delete_timeout))
+            finally:
+                await to_the_end(leave)
 
         try:
             sandbox = await open_sandbox(remote, remove, leave, ending, lease=lease, ttl_minutes=self._ttl)
@@ -204,7 +201,7 @@ class DaytonaProvider:
             return sandbox
         except BaseException:
             # One that was there before stays: nobody has asked to remove it.
-            await (remove() if made else to_the_end(leave()))
+            await (remove() if made else to_the_end(leave))
             raise
 
     async def get(self, id: str, *, ttl: float = 120.0) -> DaytonaSandbox:  # noqa: A002 - the protocol's word

@@ -140,7 +140,8 @@ class Relay:
                 lapsed = True
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ending.wait(), remaining)
+                # A renewal may bring the end nearer too, so it is looked at again each second.
+                await asyncio.wait_for(self.ending.wait(), min(remaining, 1.0))
         await self._stop()
         kill_descendants()
         self.link.close()  # last: a desk that sees the stream end may rely on nothing being left
