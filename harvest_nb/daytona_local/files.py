@@ -47,6 +47,8 @@ async def _ask(box: Box, what: str, **asked: Any) -> Any:
 async def upload(request: Request) -> Response:
     """POST /files/bulk-upload: `files[i].path` and `files[i].file`."""
     box = box_of(request)
+    if request.app.state.boxes.faults.take("upload-failed") is not None:
+        raise ApiError(502, "upstream unavailable", source="DAYTONA_PROXY")
     async with request.form(max_files=10_000, max_fields=10_000) as form:
         for key, value in form.multi_items():
             if not isinstance(value, UploadFile):

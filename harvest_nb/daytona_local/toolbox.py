@@ -95,6 +95,8 @@ async def session(request: Request) -> Response:
 async def session_exec(request: Request) -> Response:
     """POST /process/session/{sid}/exec."""
     store = _sessions(request)
+    if (seconds := request.app.state.boxes.faults.take("exec-limited")) is not None:
+        raise ApiError(429, "Too many requests", headers={"Retry-After": f"{seconds:g}"})
     command, done = await store.execute(store.get(request.path_params["sid"]), await body(request))
     return JSONResponse({"cmdId": command.id, **(done or {})}, status_code=202 if done is None else 200)
 
@@ -107,6 +109,10 @@ async def command(request: Request) -> Response:
 async def command_input(request: Request) -> Response:
     """POST …/command/{cid}/input."""
     store = _sessions(request)
+    if request.app.state.boxes.faults.take("input-hung") is not None:
+        while not await request.is_disconnected():  # noqa: ASYNC110 - there is nothing to wait for
+            await asyncio.sleep(0.1)
+        return Response(status_code=204)
     await store.send(_command(request), str((await body(request)).get("data") or ""))
     if request.app.state.boxes.faults.take("input-lost") is not None:
         raise ApiError(502, "upstream connection lost", source="DAYTONA_PROXY")

@@ -57,5 +57,5 @@ async def test_a_lease_that_lapses_while_the_desk_sleeps(provider: Provider, rea
     async with await provider.create(ttl=2) as sandbox:
         waiting = [asyncio.create_task(sandbox.run(["sleep", "60"]))]
         await asyncio.sleep(0.5)
-        time.sleep(5)  # noqa: ASYNC251 - as a machine that sleeps
+        time.sleep(5)  # as a machine that sleeps does
         await ends_soon(sandbox, waiting, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import random
@@ -154,6 +155,23 @@ async def test_a_sandbox_that_may_not_be_deleted_takes_no_result_away(
     daytona.faults.clear()
     assert [info.held for info in await daytona_provider.list({"harvest.run": result.folder.name})] == [False]
     assert len(await daytona_provider.reap()) == 1
+    assert await daytona_provider.list() == []
+
+
+async def test_a_relay_that_ends_in_mid_run_is_said_and_loses_nothing(
+    daytona_provider: DaytonaProvider, tmp_path: Path
+) -> None:
+    plan = Setup(
+        provider=daytona_provider,
+        runs_dir=tmp_path,
+        options=SessionOptions(allowed_tools=["Bash"]),
+        scenario=conversation(bash("pkill -9 -f 'relay.py serv[e]'; sleep 60"), bash("true")),
+    )
+    async with asyncio.timeout(60):
+        result = await run_session("Wait", plan)
+    assert result.status == "died"
+    assert "its relay has ended" in str(result.reason)
+    assert "assistant" in [line["message"]["type"] for line in stream(result.folder)]
     assert await daytona_provider.list() == []
 
 

@@ -233,7 +233,7 @@ class DaytonaProvider:
         try:
             return await self._open(client, remote, before[LABEL], lease=ttl, made=False)
         except BaseException:
-            await to_the_end(give_back(self.account, remote.id, before))
+            await to_the_end(lambda: give_back(self.account, remote.id, before))
             raise
 
     async def _one(self, client: AsyncDaytona, ident: str) -> AsyncSandbox:

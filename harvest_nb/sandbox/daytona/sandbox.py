@@ -24,6 +24,7 @@ HOME = PurePosixPath("/home/harvest")
 MEMORY = HOME / "memory" / "memory.jsonl"
 LABEL = "harvest.sandbox"
 _HEARTBEAT = 60.0  # seconds
+_INPUT = 20.0  # seconds for one call of input, at most: the renewals of the lease queue behind it
 _NO_RELAY = (2, 68, 127)  # no such file or mode, another relay, no Python
 _ACK_DELAY = 0.2  # seconds: each acknowledgement is a call
 _DEAD = {
@@ -50,6 +51,11 @@ async def why_gone(sandbox: AsyncSandbox) -> str | None:
     return _DEAD.get(state)
 
 
+def pause_of(ttl_minutes: int) -> float:
+    """Seconds between two beats: at least four of them in the time that the sandbox has without any."""
+    return min(_HEARTBEAT, ttl_minutes * 15.0) if ttl_minutes else _HEARTBEAT
+
+
 def state_of(sandbox: AsyncSandbox) -> str:
     """Its state as Daytona calls it."""
     return str(sandbox.state.value) if sandbox.state is not None else "unknown"
@@ -69,15 +75,17 @@ class DaytonaSandbox(RelayedSandbox):
         self._beating = asyncio.create_task(self._beat(ttl_minutes))
 
     async def _beat(self, ttl_minutes: int) -> None:
-        beats = 0
+        # The end is put off at once, as one that is taken up may be near it, and then after each quarter of its time.
+        beats = quarter = max(1, ttl_minutes // 4)
         while True:
-            await asyncio.sleep(_HEARTBEAT)
-            beats += 1
             with contextlib.suppress(DaytonaError, OSError):
                 await self.remote.refresh_activity(request_timeout=20)
-            if ttl_minutes and beats % max(1, ttl_minutes // 4) == 0:
+            if ttl_minutes and beats >= quarter:
                 with contextlib.suppress(DaytonaError, OSError):
                     await self.remote.set_ttl(ttl_minutes, request_timeout=20)
+                    beats = 0
+            await asyncio.sleep(pause_of(ttl_minutes))
+            beats += 1
 
     async def logs(self) -> str:
         """What the image's entrypoint has said."""
@@ -90,8 +98,8 @@ class DaytonaSandbox(RelayedSandbox):
     async def release(self) -> None:
         """Let go of it without ending it; `DaytonaProvider.get` takes it up again."""
         self._closed = True
-        await self._end_beating()
         try:
+            await self._end_beating()
             await self.relay.close(shutdown=False)
         finally:
             await self.leave()
@@ -101,8 +109,8 @@ class DaytonaSandbox(RelayedSandbox):
         if self._closed:
             return
         self._closed = True
-        await self._end_beating()
         try:
+            await self._end_beating()
             # The sandbox goes as a whole: no need to wait for the relay's own end over a slow stream.
             await self.relay.close(shutdown=False)
         finally:
@@ -131,10 +139,14 @@ async def open_sandbox(
     command = ["python3", RELAY]
     options = ["lines", "--start", "--lease", str(lease), "--expect", relay_digest()]
 
-    async def connect() -> Stream:
+    async def begin() -> Stream:
+        argv, patience = [*command, *options], min(_INPUT, lease / 6)
+        return await open_command_stream(remote, argv, ending, input_timeout=patience)
+
+    async def begin_or_put() -> Stream:
         nonlocal command, options
         try:
-            return await open_command_stream(remote, [*command, *options], ending)
+            return await begin()
         except CommandEnded as error:
             if error.code not in _NO_RELAY or command[1] != RELAY:
                 raise
@@ -142,7 +154,11 @@ async def open_sandbox(
             command = ["python3", f"{folder}/relay.py"]
             # A relay of its own has a daemon of its own: what listens at the usual place speaks another protocol.
             options = [*options, "--socket", f"{folder}/daemon.sock"]
-            return await open_command_stream(remote, [*command, *options], ending)
+            return await begin()
+
+    async def connect() -> Stream:
+        try:
+            return await begin_or_put()
         except DaytonaError as error:
             if (reason := await why_gone(remote)) is not None:
                 raise SandboxGone(f"The sandbox has gone: {reason}", reason=reason) from error

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from daytona import AsyncSandbox, DaytonaError, SessionExecuteRequest
+from daytona import AsyncSandbox, DaytonaError, SessionExecuteRequest, SessionExecuteResponse
 
 from harvest_nb.sandbox.daytona.retry import Kind, kind_of, persist
 from harvest_nb.sandbox.relay import Stream
@@ -77,8 +77,8 @@ class _Protocol(asyncio.streams.FlowControlMixin):
 class _Command:
     """One session with one command in it."""
 
-    def __init__(self, sandbox: AsyncSandbox, ending: set[asyncio.Task[None]]) -> None:
-        self._ending = ending
+    def __init__(self, sandbox: AsyncSandbox, ending: set[asyncio.Task[None]], input_timeout: float) -> None:
+        self._ending, self._input_timeout = ending, input_timeout
         self._process = sandbox.process
         self._session = f"harvest-{uuid.uuid4().hex[:12]}"
         self._id = ""
@@ -103,7 +103,7 @@ class _Command:
         await persist(lambda: self._process.create_session(self._session, request_timeout=30))
         # A child, never `exec`: a session whose shell is replaced never learns the exit code.
         request = SessionExecuteRequest(command=shlex.join(argv), run_async=True, suppress_input_echo=True)
-        answer = await self._process.execute_session_command(self._session, request, timeout=30)
+        answer = await persist(lambda: self._execute(request))
         self._id = answer.cmd_id
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._push())]
         for task in self._tasks:
@@ -114,6 +114,15 @@ class _Command:
             raise CommandEnded(self._code, self._errors.strip()[-500:])
         if not self.ready.is_set():
             raise ConnectionError(f"the relay said nothing for {_READY:g} s")
+
+    async def _execute(self, request: SessionExecuteRequest) -> SessionExecuteResponse:
+        try:
+            return await self._process.execute_session_command(self._session, request, timeout=30)
+        except DaytonaError as error:
+            if kind_of(error) is Kind.TRANSIENT:
+                # It may have begun all the same: not a second one in this session, but another session.
+                raise ConnectionError(str(error)) from error
+            raise
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
@@ -286,7 +295,9 @@ class _Command:
             attempt += 1
             # Half a line of a lost attempt must not run into this one; blank and repeated lines are dropped there.
             data = text if attempt == 1 else f"\n{text}"
-            await self._process.send_session_command_input(self._session, self._id, data, request_timeout=120)
+            await self._process.send_session_command_input(
+                self._session, self._id, data, request_timeout=self._input_timeout
+            )
             return True
 
         try:
@@ -314,18 +325,19 @@ class _Command:
 
 
 async def open_command_stream(
-    sandbox: AsyncSandbox, argv: Sequence[str], ending: set[asyncio.Task[None]]
+    sandbox: AsyncSandbox, argv: Sequence[str], ending: set[asyncio.Task[None]], *, input_timeout: float
 ) -> Stream:
     """Reader and writer over a new command in `sandbox`, which runs the relay with `lines`.
 
-    What still ends after the stream was closed is in `ending`; wait for it before the client is closed.
+    What still ends after the stream was closed is in `ending`; wait for it before the client is closed. An input that
+    is not answered after `input_timeout` seconds is sent again.
 
     Raises:
         CommandEnded: it ended at once, with this exit code (`code`).
         ConnectionError: Daytona cannot start it just now.
         DaytonaError: it never will.
     """
-    command = _Command(sandbox, ending)
+    command = _Command(sandbox, ending, input_timeout)
     try:
         await command.start(argv)
     except DaytonaError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from pydantic import SecretStr
@@ -192,6 +193,66 @@ async def test_an_input_whose_answer_is_lost_arrives_once(
         assert got == b"".join(b"%d\n" % number for number in range(8))
         assert await process.wait() == 0
     assert await soon_empty(left)
+
+
+async def test_an_input_that_is_never_answered_is_sent_again_before_the_lease_lapses(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    async with await provider.create(ttl=12) as sandbox:
+        process = await sandbox.spawn(["cat"])
+        daytona.faults.parse("input-hung=0*1")
+        await process.stdin.send(b"once")
+        await process.stdin.aclose()
+        async with asyncio.timeout(20):
+            assert b"".join([chunk async for chunk in process.stdout]) == b"once"
+            assert await process.wait() == 0
+    assert await soon_empty(left)
+
+
+async def test_a_rate_limit_of_commands_is_waited_for(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    daytona.faults.parse("exec-limited=0.3*10")
+    await works(provider, left)
+
+
+async def test_an_image_without_this_relay_whose_upload_fails_at_first(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harvest_nb.sandbox.daytona.sandbox.RELAY", "/usr/local/lib/harvest/none.py")
+    daytona.faults.parse("upload-failed=0*2")
+    await works(provider, left)
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_close_that_is_cancelled_at_once_removes_it_all_the_same(
+    daytona_provider: DaytonaProvider, left: Left, ticks: int
+) -> None:
+    sandbox = await daytona_provider.create()
+    closing = asyncio.create_task(sandbox.close())
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
+    await sandbox.close()
+    assert await soon_empty(left)
+
+
+def test_a_loop_that_ends_while_one_is_being_deleted_leaves_none(
+    daytona: LocalDaytona, provider: DaytonaProvider, left: Left
+) -> None:
+    async def leave(after: float) -> asyncio.Task[None]:
+        sandbox = await provider.create()
+        daytona.faults.parse("stuck-deleting=0*1")  # for five seconds
+        closing = asyncio.create_task(sandbox.close())
+        await asyncio.sleep(after)
+        return closing
+
+    for after in (0.05, 0.5):
+        closing = asyncio.run(leave(after))
+        assert closing.cancelled()
+        assert left() == []
 
 
 async def test_a_sandbox_that_runs_out_of_memory_says_so(

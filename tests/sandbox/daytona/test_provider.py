@@ -17,6 +17,7 @@ from harvest_nb.errors import SandboxError, SandboxGone, SettingsError, TokenErr
 from harvest_nb.providers import get_provider
 from harvest_nb.sandbox.base import Limits
 from harvest_nb.sandbox.daytona import Account, DaytonaProvider
+from harvest_nb.sandbox.daytona.sandbox import pause_of
 from harvest_nb.sandbox.owner import owner
 from harvest_nb.snapshot import Snapshot
 from tests.sandbox.daytona.conftest import Left, soon_empty
@@ -311,6 +312,22 @@ async def test_the_heartbeat_keeps_it_and_puts_its_end_off(
     assert None not in (*first, *second)
     assert str(second[0]) > str(first[0])
     assert str(second[1]) > str(first[1])
+
+
+async def test_one_that_is_taken_up_has_its_end_put_off_at_once(daytona_provider: DaytonaProvider) -> None:
+    async with await daytona_provider.create() as first:
+        await first.remote.refresh_data()
+        before = str(first.remote.auto_destroy_at)
+        await first.release()
+        async with await daytona_provider.get(first.id) as second:
+            await asyncio.sleep(1.0)
+            await second.remote.refresh_data()
+            assert str(second.remote.auto_destroy_at) > before
+
+
+@pytest.mark.parametrize(("ttl_minutes", "pause"), [(0, 60), (1, 15), (2, 30), (120, 60)])
+def test_the_heart_beats_four_times_before_the_end(ttl_minutes: int, pause: float) -> None:
+    assert pause_of(ttl_minutes) == pause
 
 
 async def test_what_is_wrong_is_said_before_anything_is_made(
