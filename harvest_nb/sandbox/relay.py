@@ -210,8 +210,8 @@ class Relay:
                     hello = await asyncio.wait_for(read_hello(reader), 20)
                     if hello is not None:
                         if hello["link"] != self.link.ident:
-                            reason = _TAKEN if hello["link"] else _REPLACED
-                            return self._fail(SandboxGone(f"The sandbox has gone: {reason}", reason=reason))
+                            why = _TAKEN if hello["link"] else _REPLACED
+                            return self._fail(SandboxGone(f"The sandbox has gone: {why}", reason=why))
                         if not self._ready.done():
                             self._ready.set_result(None)
                         failures = 0

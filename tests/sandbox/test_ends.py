@@ -38,7 +38,8 @@ async def ends_soon(sandbox: Any, waiting: list[asyncio.Task[Any]], reason: str)
     indirect=["provider"],
 )
 async def test_a_relay_that_is_killed(provider: Provider, reason: str) -> None:
-    async with await provider.create() as sandbox:
+    sandbox: Any = await provider.create()
+    async with sandbox:
         killing = ["sh", "-c", "sleep 1; kill -9 $PPID; sleep 60"]
         waiting = [asyncio.create_task(sandbox.run(argv)) for argv in (["sleep", "60"], killing)]
         process = await sandbox.spawn(["sleep", "60"])
@@ -54,7 +55,8 @@ async def test_a_relay_that_is_killed(provider: Provider, reason: str) -> None:
     indirect=["provider"],
 )
 async def test_a_lease_that_lapses_while_the_desk_sleeps(provider: Provider, reason: str) -> None:
-    async with await provider.create(ttl=2) as sandbox:
+    sandbox: Any = await provider.create(ttl=2)
+    async with sandbox:
         waiting = [asyncio.create_task(sandbox.run(["sleep", "60"]))]
         await asyncio.sleep(0.5)
         time.sleep(5)  # as a machine that sleeps does
