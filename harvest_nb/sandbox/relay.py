@@ -249,6 +249,7 @@ class Relay:
         self._error = error if isinstance(error, SandboxError) else SandboxError(str(error))
         if not self._ready.done():
             self._ready.set_exception(error)
+            self._ready.exception()  # whoever waits gets it; nobody waiting is no warning
         for channel in list(self._channels.values()):
             channel.fail(self._error)
         self._channels.clear()
@@ -425,19 +426,17 @@ class Relay:
         self._closing = True
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             if shutdown and self._error is None:
                 self.link.post(Kind.SHUTDOWN, 0)
                 if self._main is not None:
                     await asyncio.wait([self._main], timeout=5)
         finally:
+            # Also when cancelled: nobody closes it a second time.
             if self._main is not None:
                 self._main.cancel()
-            self.link.close()
+            if self._error is None:
+                self._fail(SandboxGone("The sandbox is closed", reason="closed"))
         if self._main is not None:
             await asyncio.gather(self._main, return_exceptions=True)
-        if self._error is None:
-            self._fail(SandboxGone("The sandbox is closed", reason="closed"))
-        if self._ready.done() and not self._ready.cancelled():
-            self._ready.exception()

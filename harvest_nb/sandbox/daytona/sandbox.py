@@ -16,6 +16,7 @@ from harvest_nb.sandbox.daytona.stream import CommandEnded, open_command_stream
 from harvest_nb.sandbox.relay import Relay, Stream
 from harvest_nb.sandbox.relay_files import RELAY, relay_digest, relay_files
 from harvest_nb.sandbox.relayed import RelayedSandbox
+from harvest_nb.sandbox.uncancelled import to_the_end
 
 __all__ = ["DaytonaSandbox", "open_sandbox", "state_of", "why_gone"]
 
@@ -97,24 +98,24 @@ class DaytonaSandbox(RelayedSandbox):
 
     async def release(self) -> None:
         """Let go of it without ending it; `DaytonaProvider.get` takes it up again."""
-        self._closed = True
-        try:
-            await self._end_beating()
-            await self.relay.close(shutdown=False)
-        finally:
-            await self.leave()
+        await self._let_go(lambda: to_the_end(self.leave))
 
     async def close(self) -> None:
         """Remove the sandbox, and with it every process."""
-        if self._closed:
-            return
+        if not self._closed:
+            await self._let_go(self._remove)
+
+    async def _let_go(self, then: Callable[[], Awaitable[None]]) -> None:
+        """End what this process does with it, and after that do `then`; all of it also when cancelled."""
         self._closed = True
         try:
             await self._end_beating()
-            # The sandbox goes as a whole: no need to wait for the relay's own end over a slow stream.
-            await self.relay.close(shutdown=False)
         finally:
-            await self._remove()
+            try:
+                # Where the sandbox goes, it goes as a whole: no need to wait for the relay's end over a slow stream.
+                await self.relay.close(shutdown=False)
+            finally:
+                await then()
 
     async def _end_beating(self) -> None:
         if self._beating is not None:

@@ -239,6 +239,24 @@ async def test_a_close_that_is_cancelled_at_once_removes_it_all_the_same(
     assert await soon_empty(left)
 
 
+@pytest.mark.parametrize("ticks", range(1, 6))
+async def test_a_release_that_is_cancelled_at_once_lets_go_all_the_same(
+    daytona_provider: DaytonaProvider, ticks: int
+) -> None:
+    first = await daytona_provider.create()
+    releasing = asyncio.create_task(first.release())
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    releasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    async with await daytona_provider.get(first.id) as second:
+        assert first.relay.ended.is_set()
+        assert first.relay._main is not None
+        assert first.relay._main.done()
+        assert (await second.run(["echo", "mine"])).text == "mine\n"
+
+
 def test_a_loop_that_ends_while_one_is_being_deleted_leaves_none(
     daytona: LocalDaytona, provider: DaytonaProvider, left: Left
 ) -> None:
