@@ -165,7 +165,7 @@ async def test_a_relay_that_ends_in_mid_run_is_said_and_loses_nothing(
         provider=daytona_provider,
         runs_dir=tmp_path,
         options=SessionOptions(allowed_tools=["Bash"]),
-        scenario=conversation(bash("pkill -9 -f 'relay.py serv[e]'; sleep 60"), bash("true")),
+        scenario=conversation(bash("pkill -9 -f 'harvest/relay.py serv[e]'; sleep 60"), bash("true")),
     )
     async with asyncio.timeout(60):
         result = await run_session("Wait", plan)
