@@ -160,6 +160,7 @@ class Relay:
         self._main: asyncio.Task[None] | None = None
         self._error: SandboxError | None = None
         self._closing = False
+        self._leased = asyncio.Event()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
         """Set once the sandbox has gone or the relay was closed."""
@@ -197,7 +198,11 @@ class Relay:
 
     def _main_ended(self, main: asyncio.Task[None]) -> None:
         # Unexpected: whoever waits must hear of it rather than wait for ever.
-        if not main.cancelled() and (error := main.exception()) is not None:
+        if main.cancelled():
+            if not self._closing:
+                reason = "the event loop that held it ended"
+                self._fail(SandboxGone(f"The sandbox has gone: {reason}", reason=reason))
+        elif (error := main.exception()) is not None:
             self._fail(RelayError(f"The stream to the sandbox failed: {error!r}"))
 
     async def _stay_connected(self) -> None:
@@ -261,6 +266,7 @@ class Relay:
         self.check()
         self._lease = seconds
         self._post_lease()
+        self._leased.set()
 
     def _post_lease(self) -> None:
         self.link.post(Kind.LEASE, 0, json.dumps({"seconds": self._lease}).encode())
@@ -268,7 +274,10 @@ class Relay:
     async def _renew(self) -> None:
         while True:
             self._post_lease()
-            await asyncio.sleep(self._lease / 4)
+            self._leased.clear()
+            # A new lease may be far shorter than the pause that the old one left.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leased.wait(), self._lease / 4)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -140,6 +140,25 @@ async def test_a_server_that_is_not_there_closes_the_connection(relay: Relay) ->
     assert (code, out) == (0, b"b''\n")
 
 
+async def test_a_client_that_leaves_before_the_answer_comes_ends_its_connection_alone(relay: Relay) -> None:
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.write(b"late")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(late, "127.0.0.1", 0)
+    async with server:
+        port = await relay.forward("127.0.0.1", server.sockets[0].getsockname()[1])
+        leave = (
+            "import socket,sys,time;s=socket.create_connection(('127.0.0.1',int(sys.argv[1])));"
+            "s.send(b'x');s.close();time.sleep(0.5)"
+        )
+        for _ in range(3):
+            assert (await output(relay, sys.executable, "-c", leave, str(port)))[0] == 0
+    assert not relay.ended.is_set()
+
+
 async def test_a_cut_stream_is_taken_up_without_loss_or_repetition(tmp_path: Path) -> None:
     async with daemon(tmp_path) as (server, relay):
         process = await relay.spawn(
@@ -296,6 +315,48 @@ async def test_a_lease_that_is_made_shorter_lapses_sooner(tmp_path: Path) -> Non
             task.cancel()
         assert server.process is not None
         await asyncio.wait_for(server.process.wait(), 4)
+
+
+async def test_a_shorter_lease_is_renewed_in_its_own_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[Kind] = []
+    async with daemon(tmp_path, lease=400.0) as (_, relay):
+        await asyncio.sleep(0.2)
+        post = relay.link.post
+
+        def noted(kind: Kind, number: int, payload: bytes = b"") -> None:
+            renewed.append(kind)
+            post(kind, number, payload)
+
+        monkeypatch.setattr(relay.link, "post", noted)
+        relay.hold(1.0)
+        await asyncio.sleep(1.5)
+        assert renewed.count(Kind.LEASE) >= 4
+        monkeypatch.undo()
+
+
+def test_a_loop_that_ends_leaves_nobody_waiting(tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    async def wait_at_the_end() -> None:
+        async with daemon(tmp_path) as (_, relay):
+            going_on.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                with pytest.raises(SandboxGone, match="event loop that held it ended"):
+                    await asyncio.wait_for(output(relay, "true"), 30)
+                ended.append("told")
+
+    async def main() -> None:
+        waiting.append(asyncio.create_task(wait_at_the_end()))
+        await going_on.wait()
+
+    going_on = asyncio.Event()
+    waiting: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+    assert ended == ["told"]
 
 
 async def test_closing_leaves_no_process(tmp_path: Path) -> None:

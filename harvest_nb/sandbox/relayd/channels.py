@@ -71,7 +71,8 @@ class Channel:
 
     async def feed(self, writer: asyncio.StreamWriter) -> None:
         """Carry what the desk sends to `writer`, to IN_END or CLOSE; a reader that left is no error."""
-        with contextlib.suppress(ConnectionError):
+        # Not only a ConnectionError: the end of a connection that was reset meanwhile is ENOTCONN.
+        with contextlib.suppress(OSError):
             while True:
                 kind, payload = await self.frames.get()
                 if kind is Kind.IN:
@@ -126,7 +127,7 @@ class Channel:
         """Carry one accepted connection to the desk and back."""
         feeding = asyncio.ensure_future(self.feed(writer))
         try:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(OSError):
                 await self.pump(reader, Kind.OUT)
             self.post(Kind.OUT_END)
             await feeding
