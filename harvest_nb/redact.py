@@ -32,21 +32,23 @@ SECRET_SHAPES: Mapping[str, re.Pattern[str]] = {
 }
 
 _SHORTEST = 6  # shorter values would redact ordinary words
+_NESTED = 3  # a file of JSON, in a tool's input that streams as JSON, in a line of JSON
 
 
 class Redactor:
     """Replaces secret values in text, also in their JSON-escaped, URL-encoded and base64 forms.
 
     Args:
-        secrets: variable name to value; empty values and values under six characters are ignored.
+        secrets: variable name to value. White space around one does not count, as whoever uses it may leave that
+            out; empty values and values under six characters are ignored.
     """
 
     def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
         self._secrets = dict(secrets or {})
         forms: dict[str, str] = {}
         for name, value in self._secrets.items():
-            if value and len(value) >= _SHORTEST:
-                for form in _forms(value):
+            if len(value.strip()) >= _SHORTEST:
+                for form in _forms(value.strip()):
                     forms.setdefault(form, f"[redacted:{name}]")
         self._forms = dict(sorted(forms.items(), key=lambda item: -len(item[0])))
         self._pattern = re.compile("|".join(re.escape(f) for f in self._forms)) if self._forms else None
@@ -90,7 +92,12 @@ def all_secrets(*known: Mapping[str, str]) -> dict[str, str]:
 
 def _forms(value: str) -> set[str]:
     raw = value.encode()
-    forms = {value, quote(value, safe=""), json.dumps(value)[1:-1]}
+    forms = {value, quote(value, safe="")}
+    for ascii_only in (True, False):
+        escaped = value
+        for _ in range(_NESTED):
+            escaped = json.dumps(escaped, ensure_ascii=ascii_only)[1:-1]
+            forms.add(escaped)
     # Inside a longer base64 text the value may start at any of three byte offsets; the outermost
     # characters depend on the neighbours, so only the stable middle is looked for.
     for lead in range(3):

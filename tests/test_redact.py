@@ -17,7 +17,10 @@ around = st.text(max_size=20)
 @given(secrets, around, around)
 def test_no_form_of_a_secret_survives(secret: str, before: str, after: str) -> None:
     redactor = Redactor({"TOKEN": secret})
-    for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
+    # A tool's input streams as JSON inside a JSON line, and may itself be a file of JSON.
+    once = json.dumps(secret)[1:-1]
+    twice = json.dumps(once)[1:-1]
+    for form in (secret, quote(secret, safe=""), once, twice, json.dumps(twice)[1:-1]):
         said = redactor.text(f"{before}{form}{after}")
         assert "[redacted:TOKEN]" in said
         assert secret not in said.replace("[redacted:TOKEN]", "")
@@ -27,6 +30,20 @@ def test_no_form_of_a_secret_survives(secret: str, before: str, after: str) -> N
 def test_base64_hides_nothing(secret: str, before: bytes, after: bytes) -> None:
     said = base64.b64encode(before + secret.encode() + after).decode()
     assert "[redacted:TOKEN]" in Redactor({"TOKEN": secret}).text(said)
+
+
+@pytest.mark.parametrize("value", ["value-of-the-token\n", " \tvalue-of-the-token", "value-of-the-token\r\n"])
+def test_white_space_around_a_value_hides_it_from_nobody(value: str) -> None:
+    said = f"x{value.strip()}y {base64.b64encode(value.strip().encode()).decode()} {json.dumps(value)}"
+    cleaned = Redactor({"TOKEN": value}).text(said)
+    assert cleaned.count("[redacted:TOKEN]") == 3
+    assert "value-of" not in cleaned
+
+
+def test_a_value_beyond_ascii_is_known_as_other_programs_escape_it() -> None:
+    value = 'pass"wörd-of-mine'
+    said = json.dumps({"input": json.dumps({"x": value}, ensure_ascii=False)}, ensure_ascii=False)
+    assert "wörd" not in Redactor({"TOKEN": value}).text(said)
 
 
 def test_short_and_empty_values_are_left_alone() -> None:

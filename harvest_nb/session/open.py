@@ -101,11 +101,12 @@ class Setup:
         """This set-up with its defaults filled in.
 
         Raises:
-            TokenError: a live session without `CLAUDE_CODE_OAUTH_TOKEN`.
+            TokenError: a live session without `CLAUDE_CODE_OAUTH_TOKEN`, or a token that no request could carry.
             EndpointError: the endpoint is not known, or its cassette cannot be read.
             SessionError: another value is not known, or there is no provider.
         """
-        tokens = dict(self.tokens)
+        # As from the environment and .env: a line break at the end belongs to the file that a token was read from.
+        tokens = {name: value.strip() for name, value in self.tokens.items()}
         kind = check_spec(self.endpoint)
         live = kind == LIVE
         if self.mcp not in ("require", "warn"):
@@ -128,6 +129,12 @@ class Setup:
             tokens.pop("CLAUDE_CODE_OAUTH_TOKEN", None)
         if kind != "gateway":
             tokens.pop(ENDPOINT_TOKEN, None)
+        for name, value in tokens.items():
+            if not (value.isascii() and value.isprintable()):
+                raise TokenError(
+                    f"The value of {name} holds characters that no request can carry as a credential",
+                    hint="copy it again, without line breaks or typographic quotes in it",
+                )
         model = self.options.model or (
             None if live or kind == "gateway" else recorded_model(self.endpoint) or DEFAULT_MODEL
         )
@@ -157,8 +164,9 @@ async def open_session(
         TokenError, SessionError: see `Setup.checked`; nothing has been started then.
         SandboxError, EngineError, EndpointError, RunFolderError: something cannot be made; the run folder says so.
     """
-    redactor = Redactor(setup.known_secrets())
-    setup = setup.checked()
+    checked = setup.checked()
+    redactor = Redactor(setup.known_secrets())  # of what was given, also what `checked` has no use for
+    setup = checked
     folder = _folder(setup, prompt, redactor)
     on_folder(folder)
     session: Session | None = None

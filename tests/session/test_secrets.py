@@ -20,6 +20,7 @@ from nbconvert import HTMLExporter
 from harvest_nb.endpoint.messages import Block, Text
 from harvest_nb.endpoint.scripted import Conversation, Script, Step, scripted
 from harvest_nb.engine import DockerClient
+from harvest_nb.errors import TokenError
 from harvest_nb.notebooks import run_notebook
 from harvest_nb.redact import Redactor
 from harvest_nb.sandbox.base import Provider
@@ -215,3 +216,24 @@ def test_no_value_is_in_a_notebook_or_its_page(tmp_path: Path) -> None:
 def test_the_set_up_itself_shows_no_value() -> None:
     values = canaries()
     assert leaks(values, repr(replace(Setup(), tokens=values)).encode()) == []
+
+
+def test_white_space_around_a_token_is_not_part_of_it() -> None:
+    given = {"GITHUB_TOKEN": "canary-of-a-token\n", "HARVEST_ENDPOINT_TOKEN": " canary-of-a-gateway "}
+    plan = Setup(provider=HostProvider(), endpoint="http://127.0.0.1:9", tokens=given)
+    assert plan.checked().tokens == {name: value.strip() for name, value in given.items()}
+
+
+@pytest.mark.parametrize("value", ["canary-“of-a-token”", "canary-of\na-token", "canary-of-\udce9-token"])
+async def test_a_token_that_no_header_can_carry_is_refused_before_anything_is_made(
+    value: str, tmp_path: Path
+) -> None:
+    plan = Setup(
+        provider=HostProvider(), endpoint="http://127.0.0.1:9", tokens={"HARVEST_ENDPOINT_TOKEN": value},
+        runs_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(TokenError, match="HARVEST_ENDPOINT_TOKEN") as caught:
+        async with open_session(plan):
+            pass
+    assert "canary" not in f"{caught.value} {caught.value.hint}"
+    assert list(tmp_path.iterdir()) == []
