@@ -191,19 +191,21 @@ class Session:
             ended = turn.status()
         except asyncio.CancelledError:
             turn.cancelled = True
-            await to_the_end(lambda: self._stop(turn))
-            ended = turn.status()
+            try:
+                await to_the_end(lambda: self._stop(turn))
+            finally:
+                ended = turn.status()  # also when the caller was cancelled once more meanwhile
             raise
         except (SandboxError, SessionError) as error:
-            if turn.sent:
-                await self._drop()
             # A turn that was stopped from outside while it was still being prepared ends like any other.
             ended = turn.status() if turn.cancelled else died(error)
+            if turn.sent:
+                await to_the_end(self._drop)
             if error is turn.callers_error:
                 raise
         except BaseException as error:
-            await self._drop()
             ended = died(error)
+            await to_the_end(self._drop)
             raise
         finally:
             self._turn = None
