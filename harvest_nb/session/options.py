@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from typing import Any
 
 from claude_agent_sdk import CanUseTool, ClaudeAgentOptions, HookMatcher, PermissionMode
 from claude_agent_sdk.types import HookEvent, McpSdkServerConfig
 
+from harvest_nb.errors import SessionError
 from harvest_nb.mcp_servers import mcp_config
 from harvest_nb.sandbox.base import RULES, Sandbox
 
@@ -92,7 +95,43 @@ async def sdk_options(sandbox: Sandbox, chosen: SessionOptions, tokens: Sequence
         # The SDK drops the transcript's mirror unless it knows the sandbox's folder by this variable.
         "env": {**chosen.extra.get("env", {}), **chosen.env, "CLAUDE_CONFIG_DIR": config_dir(sandbox)},
     }
-    return ClaudeAgentOptions(**(arguments | {**chosen.extra, "env": arguments["env"]}))
+    return _answering(ClaudeAgentOptions(**(arguments | {**chosen.extra, "env": arguments["env"]})))
+
+
+def _answering(options: ClaudeAgentOptions) -> ClaudeAgentOptions:
+    """`options` whose callbacks fail in words where their own work was cancelled.
+
+    The SDK takes any cancellation for the CLI's withdrawal of its question, answers nothing, and the CLI would wait
+    for ever: no watchdog ends a prompt that waits for a person.
+    """
+    ask = options.can_use_tool
+    hooks = {
+        event: [
+            replace(matcher, hooks=[_told(hook, f"{event} hook") for hook in matcher.hooks])
+            for matcher in matchers
+        ]
+        for event, matchers in (options.hooks or {}).items()
+    }
+    return replace(
+        options,
+        can_use_tool=_told(ask, "permission callback") if ask is not None else None,
+        hooks=hooks or None,
+    )
+
+
+def _told(callback: Callable[..., Awaitable[Any]], what: str) -> Callable[..., Awaitable[Any]]:
+    @wraps(callback, updated=())
+    async def answer(*given: Any) -> Any:
+        try:
+            return await callback(*given)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the CLI has withdrawn its question, or the session ends
+            raise SessionError(f"the {what} was cancelled") from error
+
+    answer.__qualname__ = getattr(callback, "__qualname__", type(callback).__name__)
+    return answer
 
 
 def _permission_mode(sandbox: Sandbox, chosen: SessionOptions) -> PermissionMode:

@@ -424,6 +424,26 @@ async def test_a_person_may_take_their_time_and_a_cancel_ends_the_question(tmp_p
         assert (await session.ask("quick again")).ok
 
 
+async def test_a_question_that_is_cancelled_by_itself_is_answered(tmp_path: Path) -> None:
+    """The SDK answers nothing when a callback's own work is cancelled: the CLI would wait for ever."""
+
+    async def cancelled(*_: Any) -> Any:
+        raise asyncio.CancelledError
+
+    async def told(options: SessionOptions) -> str:
+        plan = setup(
+            HostProvider(), tmp_path, options=options, scenario=conversation(bash("touch x"), results)
+        )
+        async with asyncio.timeout(60):
+            return str((await run_session("go", replace(plan, idle_timeout=20.0))).check().text)
+
+    assert "the permission callback was cancelled" in await told(
+        SessionOptions(mcp=[], can_use_tool=cancelled)
+    )
+    matchers = [HookMatcher(hooks=[cancelled])]
+    await told(SessionOptions(mcp=[], allowed_tools=["Bash"], hooks={"PreToolUse": matchers}))
+
+
 async def test_limits_on_turns_money_and_tools(provider: Provider, tmp_path: Path) -> None:
     async def ended(scenario: Any, **options: Any) -> RunResult:
         return await run_session(
