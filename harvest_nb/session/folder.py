@@ -21,6 +21,7 @@ __all__ = ["RunFolder", "append_whole", "entries_of", "is_written", "now"]
 
 _SCHEMA = 1
 _RESERVE = 64 * 1024  # bytes kept for the end of run.json on a disk that has filled up
+_REMOVED = "its stream.jsonl was removed during the run, and the messages in it are lost"
 
 
 class RunFolder:
@@ -127,21 +128,31 @@ class RunFolder:
             temporary.write_bytes(data)
             temporary.replace(target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise self._unwritable(error) from error
 
     def finish(self, **changes: Any) -> None:
         """Write how the run ended and close the files; a disk that is full has kept room for that."""
-        self._reserve.unlink(missing_ok=True)
-        # Whatever else keeps it from being written has been reported by the write that met it first.
-        with contextlib.suppress(RunFolderError):
-            self.save(**changes)
-        self.close()
+        try:
+            self._make_room()
+            with contextlib.suppress(OSError):  # a network disk may not know the file any more
+                if os.fstat(self._stream.fileno()).st_nlink == 0:
+                    changes["exit_reason"] = f"{changes.get('exit_reason') or 'ended'}; {_REMOVED}"
+            # Whatever else keeps it from being written has been reported by the write that met it first.
+            with contextlib.suppress(RunFolderError):
+                self.save(**changes)
+        finally:
+            self.close()
+
+    def _make_room(self) -> None:
+        with contextlib.suppress(OSError):
+            self._reserve.unlink()
 
     def close(self) -> None:
         """Close the files. Safe to call twice."""
         if not self._stream.closed:
-            self._reserve.unlink(missing_ok=True)
+            self._make_room()
             with contextlib.suppress(OSError):
                 os.fsync(self._stream.fileno())
             self._stream.close()

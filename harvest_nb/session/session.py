@@ -212,8 +212,10 @@ class Session:
             refused = self.endpoint.failures[known:]
             if refused and not turn.cancelled:
                 ended = ("error", f"The {self.endpoint.kind} endpoint refused: {refused[0]}")
-            result = self._book(turn, *ended)
-            turn.booked.set()
+            try:
+                result = self._book(turn, *ended)
+            finally:
+                turn.booked.set()  # whoever cancels waits for it
         return result
 
     async def _prepared(self, turn: Prompted, attachments: Sequence[Path | str]) -> None:

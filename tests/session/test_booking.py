@@ -94,3 +94,21 @@ async def test_a_cancel_while_the_cli_is_ended_hides_no_reason(folder: RunFolder
     assert made.results[-1].status == "error"
     assert "this ended it" in str(made.results[-1].reason)
     assert link.stopped == 1
+
+
+async def test_a_ledger_that_cannot_be_written_keeps_no_cancel_waiting(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = session(folder)
+
+    def save(**_: Any) -> None:
+        raise OSError("as no RunFolderError")
+
+    monkeypatch.setattr(folder, "save", save)
+    asking = asyncio.create_task(made.ask("hi"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await made.cancel()
+    with pytest.raises(OSError, match="as no RunFolderError"):
+        await asking
+    assert made.results[-1].status == "cancelled"
