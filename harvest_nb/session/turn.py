@@ -90,11 +90,15 @@ class Prompted:
             case {"type": "result"}:
                 self._results_seen += 1
             case {"type": "assistant", "message": {"content": list() as blocks}}:
-                self._tools |= {b["id"]: b["name"] for b in blocks if b.get("type") == "tool_use"}
+                for block in blocks:
+                    match block:
+                        case {"type": "tool_use", "id": str(call)}:
+                            self._tools[call] = str(block.get("name", "a tool"))
             case {"type": "user", "message": {"content": list() as blocks}} if not self.cancelled:
                 for block in blocks:
-                    if block.get("type") == "tool_result":
-                        self._tools.pop(block["tool_use_id"], None)
+                    match block:
+                        case {"type": "tool_result", "tool_use_id": str(call)}:
+                            self._tools.pop(call, None)
 
     def handle(self, message: Message) -> None:
         """Take in a typed message and show it to the caller."""

@@ -61,3 +61,19 @@ async def test_only_what_others_left_is_no_answer() -> None:
     for message in (ended("other"), result("other", 1.0, origin=NOTIFIED)):
         turn.handle(message)
     assert (turn.outcome, turn.total_cost_usd) == (None, None)
+
+
+async def test_blocks_of_an_odd_shape_are_left_to_the_sdk_which_names_them() -> None:
+    turn = Prompted("hello", lambda _: None, "TOKEN")
+    calls = [
+        {"type": "tool_use", "name": "Bash"},
+        {"type": "tool_use", "id": "t1"},
+        {"type": "tool_use"},
+        "text",
+    ]
+    turn.raw({"type": "assistant", "message": {"content": calls}})
+    assert turn.cut_short == ("a tool",)
+    turn.raw({"type": "user", "message": {"content": [{"type": "tool_result"}, "text"]}})
+    assert turn.cut_short == ("a tool",)
+    turn.raw({"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "t1"}]}})
+    assert turn.cut_short == ()
