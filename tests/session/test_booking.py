@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
 def session(folder: RunFolder) -> tuple[Under, SlowLink]:
     endpoint: Any = SimpleNamespace(variable="TOKEN", failures=[], kind="test")
     made = Under(
-        SimpleNamespace(), folder, ClaudeAgentOptions(), {},  # type: ignore[arg-type]
+        SimpleNamespace(), folder, ClaudeAgentOptions(), {},
         session_id="s", begin=lambda options: options, endpoint=endpoint, mcp="warn", idle_timeout=60,
     )  # fmt: skip
     link: Any = SlowLink()
