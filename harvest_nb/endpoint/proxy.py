@@ -83,9 +83,16 @@ class _Proxy:
             if is_message:
                 self._keeper(number, request, content, httpx.Response(200, headers=_STREAM))([], "left")
             return Response(status_code=499)
+        except httpx.LocalProtocolError:  # whose text shows the header
+            what = "credential is no valid header" if self._token else "request has a header that is none"
+            self.endpoint.note(request.method, path, 502, what)
+            complaint = error_body("api_error", f"the endpoint's {what}")
+            return JSONResponse(complaint, 502, {"x-should-retry": "false"})
         except httpx.HTTPError as error:
-            self.endpoint.note(request.method, path, 502, f"{type(error).__name__}: {error}")
-            return JSONResponse(error_body("api_error", f"the endpoint cannot be reached: {error}"), 502)
+            # A protocol error's text ends with the line that was wrong, which may hold a credential.
+            reason = str(error).partition(": ")[0] if isinstance(error, httpx.ProtocolError) else str(error)
+            self.endpoint.note(request.method, path, 502, f"{type(error).__name__}: {reason}")
+            return JSONResponse(error_body("api_error", f"the endpoint cannot be reached: {reason}"), 502)
         self.endpoint.note(request.method, path, answer.status_code, "passed on")
         keep = self._keeper(number, request, content, answer) if is_message else _forget
         given = {name: value for name, value in answer.headers.items() if name not in _NOT_GIVEN}
