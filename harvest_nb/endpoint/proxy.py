@@ -14,7 +14,7 @@ from http.cookiejar import DefaultCookiePolicy
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -24,7 +24,7 @@ from harvest_nb.endpoint.scripted import is_bearer
 from harvest_nb.endpoint.server import serve
 from harvest_nb.endpoint.streaming import CutShort, Piece, Streamed, client_left
 
-__all__ = ["Keep", "Keeper", "passing_on"]
+__all__ = ["Keep", "Keeper", "PassedOn", "passing_on"]
 
 Keep = Callable[[list[tuple[float, bytes]], str], None]
 """Takes an answer's chunks, each with its time in seconds, and how it ended: `"whole"`, `"cut"` or `"left"`."""
@@ -61,14 +61,19 @@ class _Proxy:
         if not is_bearer(request, self.endpoint.secret):
             self.endpoint.note(request.method, path, 401, "not this run's credential")
             return JSONResponse(error_body("authentication_error", "not this run's credential"), 401)
-        content = await request.body()
+        try:
+            content = await request.body()
+        except ClientDisconnect:
+            self.endpoint.note(request.method, path, None, "the client left in mid-request")
+            return Response(status_code=499)
         is_message = path == "/v1/messages" and request.method == "POST" and _is_json(content)
         self.endpoint.requests += is_message
         number = next(self._numbers)
-        headers = {name: value for name, value in request.headers.items() if name not in _NOT_SENT}
-        headers |= {"accept-encoding": "identity"}
+        # As bytes, here and on the way back: nobody says which alphabet a header is in.
+        headers = [item for item in request.headers.raw if item[0].decode("latin-1") not in _NOT_SENT]
+        headers += [(b"accept-encoding", b"identity")]
         if self._token:
-            headers |= {"authorization": f"Bearer {self._token}"}
+            headers += [(b"authorization", f"Bearer {self._token}".encode())]
         sent = self._client.build_request(
             request.method,
             request.url.path,
@@ -84,23 +89,35 @@ class _Proxy:
                 self._keeper(number, request, content, httpx.Response(200, headers=_STREAM))([], "left")
             return Response(status_code=499)
         except httpx.LocalProtocolError:  # whose text shows the header
-            what = "credential is no valid header" if self._token else "request has a header that is none"
-            self.endpoint.note(request.method, path, 502, what)
-            complaint = error_body("api_error", f"the endpoint's {what}")
-            return JSONResponse(complaint, 502, {"x-should-retry": "false"})
+            what = "the endpoint's credential" if self._token else "a header of the request"
+            return self._refused(request, f"{what} is no valid header")
         except httpx.HTTPError as error:
             # A protocol error's text ends with the line that was wrong, which may hold a credential.
             reason = str(error).partition(": ")[0] if isinstance(error, httpx.ProtocolError) else str(error)
             self.endpoint.note(request.method, path, 502, f"{type(error).__name__}: {reason}")
             return JSONResponse(error_body("api_error", f"the endpoint cannot be reached: {reason}"), 502)
+        if answer.is_redirect:  # the CLI would follow it, past this proxy and with its credential
+            await answer.aclose()
+            return self._refused(
+                request,
+                f"the endpoint redirects ({answer.status_code}) to {_place(answer.next_request)}, "
+                "which is not followed: give the URL that answers itself",
+            )
         self.endpoint.note(request.method, path, answer.status_code, "passed on")
         keep = self._keeper(number, request, content, answer) if is_message else _forget
-        given = {name: value for name, value in answer.headers.items() if name not in _NOT_GIVEN}
+        headers_given = httpx.Headers(answer.headers.raw, encoding="latin-1").items()
+        passed = PassedOn(answer, keep)
         return Streamed(
-            _passed_on(answer, keep),
+            passed.pieces(),
             status=answer.status_code,
-            headers=given,
+            headers={name: value for name, value in headers_given if name not in _NOT_GIVEN},
+            at_end=passed.close,
         )
+
+    def _refused(self, request: Request, why: str) -> Response:
+        """An error that trying again does not mend."""
+        self.endpoint.note(request.method, request.url.path, 502, why)
+        return JSONResponse(error_body("api_error", why), 502, {"x-should-retry": "false"})
 
     async def _ask(self, sent: httpx.Request, request: Request) -> httpx.Response:
         asking = asyncio.create_task(self._client.send(sent, stream=True))
@@ -132,22 +149,46 @@ def _keep_nothing(*_: object) -> Keep:
     return _forget
 
 
-async def _passed_on(answer: httpx.Response, keep: Keep) -> AsyncGenerator[Piece, None]:
-    chunks: list[tuple[float, bytes]] = []
-    start = time.monotonic()
-    ending = "left"
-    try:
-        async for data in answer.aiter_bytes():
-            chunks.append((round(time.monotonic() - start, 4), data))
-            yield Piece(data)
-        ending = "whole"
-    except httpx.HTTPError as error:
-        ending = "cut"
-        raise CutShort from error
-    finally:
-        keep(chunks, ending)
-        with contextlib.suppress(Exception):
-            await asyncio.shield(answer.aclose())
+def _place(request: httpx.Request | None) -> str:
+    """Where `request` goes, without what may be a credential."""
+    if request is None:
+        return "nowhere"
+    return f"{request.url.scheme}://{request.url.netloc.decode('ascii')}{request.url.path}"
+
+
+class PassedOn:
+    """An answer on its way to the client; `close` lets it go and has it kept, whatever was sent of it."""
+
+    def __init__(self, answer: httpx.Response, keep: Keep) -> None:
+        self._answer, self._keep = answer, keep
+        self._chunks: list[tuple[float, bytes]] = []
+        self._ending = "left"
+        self._closed = False
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The answer's body as it comes; closes it at its end."""
+        start = time.monotonic()
+        try:
+            async for data in self._answer.aiter_bytes():
+                self._chunks.append((round(time.monotonic() - start, 4), data))
+                yield Piece(data)
+            self._ending = "whole"
+        except httpx.HTTPError as error:
+            self._ending = "cut"
+            raise CutShort from error
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close it, once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._keep(self._chunks, self._ending)
+        finally:
+            with contextlib.suppress(Exception):
+                await asyncio.shield(self._answer.aclose())
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ class Streamed(Response):
     Args:
         pieces: the body; an asynchronous generator is read as it is sent.
         on_close: called with True when everything was sent, False when the client went first.
+        at_end: awaited last, also when nothing was sent: a generator that never began cannot clean up.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Streamed(Response):
         headers: Mapping[str, str] | None = None,
         start_delay: float = 0.0,
         on_close: Callable[[bool], None] = lambda _: None,
+        at_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(None, status, dict(SSE_HEADERS if headers is None else headers))
         if "content-length" in self.headers:
             del self.headers["content-length"]
         self._pieces, self._ending = pieces, ending
-        self._start_delay, self._on_close = start_delay, on_close
+        self._start_delay, self._on_close, self._at_end = start_delay, on_close, at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; stop at once when the client closes the connection."""
@@ -82,7 +84,11 @@ class Streamed(Response):
         finally:
             for task in (sending, leaving):
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            try:
+                await asyncio.gather(sending, leaving, return_exceptions=True)
+            finally:
+                if self._at_end is not None:
+                    await self._at_end()
 
     async def _send(self, send: Send) -> None:
         await asyncio.sleep(self._start_delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -94,3 +95,22 @@ def asked_for(response: httpx.Response) -> dict[str, Any]:
     )
     given: dict[str, Any] = json.loads("".join(pieces))
     return given
+
+
+async def leave_in_mid_request(endpoint: Endpoint, path: str) -> None:
+    """Ask with a body that is cut short, and wait until that has been noted."""
+    _, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "host: x",
+        f"authorization: Bearer {endpoint.secret}",
+        "content-length: 99",
+    )
+    writer.write("\r\n".join([*lines, "", '{"model"']).encode())
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(5):
+        while not endpoint.log:
+            await asyncio.sleep(0.01)
