@@ -55,6 +55,11 @@ def _check_gateway(spec: str) -> None:
         raise EndpointError(
             f"The gateway's URL cannot be read: {error}", hint="as http://localhost:4000"
         ) from None
+    # What is asked has a query of its own, so that one given here would not reach the gateway.
+    if "?" in spec or "#" in spec:
+        raise EndpointError(
+            "A gateway's URL has no query and no fragment", hint="set HARVEST_ENDPOINT_TOKEN for a credential"
+        )
     if url.userinfo or not url.host:
         # Not shown: what is no host may be a password.
         raise EndpointError(

@@ -184,7 +184,10 @@ def test_what_is_no_endpoint() -> None:
     assert check_spec("https://gateway.example/api") == "gateway"
     with pytest.raises(EndpointError, match="ftp"):
         check_spec("ftp://gateway.example")
-    for wrong in ("http://", "http://host:port", "https://me:hidden-word@gateway.example"):
+    wrongs = ("http://", "http://host:port", "https://me:hidden-word@gateway.example")
+    # What a query or a fragment holds would not reach the gateway.
+    parts = ("?key=hidden-word", "/api?key=hidden-word", "?", "/#hidden-word")
+    for wrong in (*wrongs, *(f"https://gateway.example{part}" for part in parts)):
         with pytest.raises(EndpointError, match="gateway's URL") as raised:
             check_spec(wrong)
         assert "hidden-word" not in str(raised.value)
