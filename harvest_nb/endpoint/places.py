@@ -61,11 +61,13 @@ def rewrite(events: list[Any], change: Callable[[str], str]) -> list[Any]:
     pieces: dict[tuple[int, str], list[int]] = {}
     for number, data in enumerate(events):
         if isinstance(data, dict) and data.get("type") == "content_block_delta":
-            name = _text_field(data.get("delta") or {})
-            if name is not None:
-                pieces.setdefault((data.get("index", 0), name), []).append(number)
+            name, index = _text_field(data.get("delta")), data.get("index", 0)
+            if name is not None and isinstance(index, int):
+                pieces.setdefault((index, name), []).append(number)
+    pieced: set[int] = set()
     changed: dict[int, tuple[str, str]] = {}
     for (_, name), numbers in pieces.items():
+        pieced.update(numbers)
         text = "".join(events[number]["delta"][name] for number in numbers)
         new = change(text)
         if new != text:
@@ -76,13 +78,15 @@ def rewrite(events: list[Any], change: Callable[[str], str]) -> list[Any]:
         {**data, "delta": {**data["delta"], changed[number][0]: changed[number][1]}}
         if number in changed
         else data
-        if isinstance(data, dict) and data.get("type") == "content_block_delta" and _text_field(data["delta"])
+        if number in pieced
         else deep(data, change)
         for number, data in enumerate(events)
     ]
 
 
-def _text_field(delta: Mapping[str, Any]) -> str | None:
+def _text_field(delta: Any) -> str | None:
+    if not isinstance(delta, Mapping):  # an endpoint says what it likes
+        return None
     return next(
         (name for name in ("text", "partial_json", "thinking") if isinstance(delta.get(name), str)), None
     )
