@@ -188,5 +188,6 @@ def whole(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def error_body(kind: str, message: str) -> dict[str, Any]:
-    """The body of an error response."""
+    """The body of an error response; what no UTF-8 can hold (half a surrogate pair) is escaped in it."""
+    message = message.encode("utf-8", "backslashreplace").decode()
     return {"type": "error", "error": {"type": kind, "message": message}}

@@ -109,14 +109,25 @@ async def recording(
         def clean(text: str) -> str:
             return here.to_marks(writer.clean(text))
 
-        view = view_of(c, clean)
+        # The run goes on, and ends with what could not be recorded as its reason.
+        def lost(error: Exception) -> None:
+            if isinstance(error, OSError):
+                failures.append(f"Cannot write cassette {path}: {error.strerror}")
+            else:
+                what = writer.clean(f"{type(error).__name__}: {error}")
+                failures.append(f"Cannot record an exchange to {path}: {what}")
 
         def keep(chunks: list[tuple[float, bytes]], ending: str) -> None:
             try:
                 writer.add(_exchange(number, c, view, answer, chunks, ending, clean))
-            except OSError as error:  # the run goes on, and ends with this as its reason
-                failures.append(f"Cannot write cassette {path}: {error.strerror}")
+            except Exception as error:  # noqa: BLE001 - an endpoint says what it likes
+                lost(error)
 
+        try:
+            view = view_of(c, clean)
+        except Exception as error:  # noqa: BLE001 - and so does who asks it
+            lost(error)
+            return lambda _chunks, _ending: None
         return keep
 
     try:
