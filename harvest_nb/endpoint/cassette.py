@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from harvest_nb.endpoint.matching import Line, View
 from harvest_nb.errors import CassetteError
@@ -74,7 +77,12 @@ class Writer:
         self.files: dict[str, str] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._part.open("w", encoding="utf-8")
+            self._file = _locked(self._part)
+        except BlockingIOError as error:
+            raise CassetteError(
+                f"Cannot write cassette {path}: another run is recording to it",
+                hint="give each run a path of its own",
+            ) from error
         except OSError as error:
             raise CassetteError(
                 f"Cannot write cassette {path}: {error.strerror}", hint="give another path to record to"
@@ -95,7 +103,6 @@ class Writer:
             if digests[count - 1] in self._views:
                 after, known = digests[count - 1], count
                 break
-        self._views[digests[-1]] = len(digests)
         line = {
             "number": exchange.number,
             "request": {
@@ -112,6 +119,7 @@ class Writer:
         }
         self._file.write(self.clean(json.dumps(line, ensure_ascii=False)) + "\n")
         self._file.flush()
+        self._views[digests[-1]] = len(digests)  # not before: a line that was lost is not built upon
 
     def finish(self) -> None:
         """Put the finished file in its place.
@@ -120,7 +128,7 @@ class Writer:
             CassetteError: it cannot be written; what was recorded is in the `.part` file.
         """
         try:
-            self._file.close()
+            self._file.flush()
             body = self._part.read_bytes()
             header = {
                 "format": _FORMAT,
@@ -132,7 +140,8 @@ class Writer:
                 "files": self.files,
             }
             whole = self._part.with_name(self._part.name + "s")
-            whole.write_bytes(self.clean(json.dumps(header, ensure_ascii=False)).encode() + b"\n" + body)
+            text = self.clean(json.dumps(header, ensure_ascii=False))
+            whole.write_bytes(text.encode("utf-8", "surrogatepass") + b"\n" + body)
             whole.replace(self.path)
             self._part.unlink()
         except OSError as error:
@@ -140,6 +149,25 @@ class Writer:
                 f"Cannot write cassette {self.path}: {error.strerror}",
                 hint=f"what was recorded is in {self._part}",
             ) from error
+        finally:
+            with contextlib.suppress(OSError):  # what could not be written is told above
+                self._file.close()
+
+
+def _locked(path: Path) -> TextIO:
+    """`path`, empty, for as long as it is open this writer's alone."""
+    while True:
+        # Half a surrogate pair, as an endpoint may send, is written as it is.
+        file = path.open("a", encoding="utf-8", errors="surrogatepass")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with this process, however it ends
+            if os.fstat(file.fileno()).st_nlink:  # else the writer before has just finished and removed it
+                file.truncate(0)
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def load_cassette(path: Path) -> Cassette:
@@ -165,6 +193,15 @@ def load_cassette(path: Path) -> Cassette:
             f"Cassette {path} is of version {header.get('version')}, and version {VERSION} is read here",
             hint="record it again",
         )
+    try:
+        return _read(path, header, body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CassetteError(
+            f"Cassette {path} is malformed: {type(error).__name__}: {error}", hint="record it again"
+        ) from error
+
+
+def _read(path: Path, header: dict[str, Any], body: bytes) -> Cassette:
     lines = body.splitlines()
     if len(lines) < header["exchanges"] or (body and not body.endswith(b"\n")):
         raise CassetteError(
@@ -176,6 +213,9 @@ def load_cassette(path: Path) -> Cassette:
         raise CassetteError(f"Cassette {path} has been changed since it was recorded", hint="record it again")
     known: dict[str, tuple[Line, ...]] = {}
     exchanges = [_exchange(json.loads(line), known) for line in lines]
+    for name, kind in (("models", list), ("files", dict)):
+        if not isinstance(header[name], kind):
+            raise TypeError(f"`{name}` in its first line")
     return Cassette(
         path,
         header["created"],
