@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -26,7 +26,7 @@ from harvest_nb.endpoint.endpoint import Endpoint
 from harvest_nb.endpoint.matching import View, diff, similarity, view_of
 from harvest_nb.endpoint.messages import error_body, new_id
 from harvest_nb.endpoint.places import Places, deep, rewrite
-from harvest_nb.endpoint.scripted import is_bearer
+from harvest_nb.endpoint.scripted import is_bearer, no_body
 from harvest_nb.endpoint.server import serve
 from harvest_nb.endpoint.streaming import Ending, Piece, Streamed
 from harvest_nb.redact import Redactor
@@ -50,7 +50,10 @@ class _Player:
         if not is_bearer(request, self.endpoint.secret):
             self.endpoint.note("POST", "/v1/messages", 401, "not this run's credential")
             return JSONResponse(error_body("authentication_error", "not this run's credential"), 401)
-        c = Conversation(await request.json(), dict(request.headers))
+        try:
+            c = Conversation(await request.json(), dict(request.headers))
+        except (ValueError, ClientDisconnect) as error:
+            return no_body(self.endpoint, "/v1/messages", error)
         self.endpoint.requests += 1
         places = self._places.with_values(session=c.session, agent=c.agent_id)
         view = view_of(c, lambda text: places.to_marks(without_secrets(text, self._redactor)))
@@ -75,9 +78,9 @@ class _Player:
         headers = dict(exchange.headers)
         if exchange.events is None:
             body = _fresh(deep(exchange.body, places.from_marks))
-            content = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+            content = body if isinstance(body, str) else json.dumps(body)
             return Streamed(
-                [Piece(content.encode())],
+                [Piece(content.encode("utf-8", "backslashreplace"))],
                 status=exchange.status,
                 headers=headers,
                 ending=_ENDINGS[exchange.ending],
@@ -105,7 +108,11 @@ class _Player:
         )
 
     async def count_tokens(self, request: Request) -> Response:
-        body = await request.body()
+        try:
+            body = await request.body()
+            json.loads(body)
+        except (ValueError, ClientDisconnect) as error:
+            return no_body(self.endpoint, "/v1/messages/count_tokens", error)
         self.endpoint.note("POST", "/v1/messages/count_tokens", 200)
         return JSONResponse({"input_tokens": len(body) // 4})
 
@@ -121,8 +128,9 @@ def _fresh(data: Any) -> Any:
 
 def _event(data: Any) -> bytes:
     if not isinstance(data, dict):  # it was malformed when it was recorded
-        return f"event: content_block_delta\ndata: {data}\n\n".encode()
-    return f"event: {data.get('type', 'message')}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+        return f"event: content_block_delta\ndata: {data}\n\n".encode("utf-8", "backslashreplace")
+    # In ASCII: half a surrogate pair has no other form.
+    return f"event: {data.get('type', 'message')}\ndata: {json.dumps(data)}\n\n".encode()
 
 
 @contextlib.asynccontextmanager

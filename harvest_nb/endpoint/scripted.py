@@ -65,8 +65,7 @@ class _Application:
         try:
             body = await request.json()
         except (ValueError, ClientDisconnect) as error:
-            note(400, f"no request body: {error}")
-            return JSONResponse(error_body("invalid_request_error", "not JSON"), 400)
+            return no_body(self.endpoint, "/v1/messages", error)
         conversation = Conversation(body, request.headers)
         self.endpoint.requests += 1
         try:
@@ -138,7 +137,10 @@ class _Application:
         return dataclasses.replace(counted, **{_USAGE[name]: value for name, value in answer.usage.items()})
 
     async def count_tokens(self, request: Request) -> Response:
-        body = await request.json()
+        try:
+            body = await request.json()
+        except (ValueError, ClientDisconnect) as error:
+            return no_body(self.endpoint, "/v1/messages/count_tokens", error)
         self.endpoint.note("POST", "/v1/messages/count_tokens", 200)
         return JSONResponse({"input_tokens": int(len(json.dumps(body)) / _CHARACTERS_A_TOKEN)})
 
@@ -152,6 +154,12 @@ def is_bearer(request: Request, secret: str) -> bool:
     given = request.headers.get("authorization", "")
     key = request.headers.get("x-api-key", "")
     return secrets.compare_digest(given, f"Bearer {secret}") or secrets.compare_digest(key, secret)
+
+
+def no_body(endpoint: Endpoint, path: str, error: Exception) -> Response:
+    """The answer to a request whose body is no JSON, or whose client left before it was whole."""
+    endpoint.note("POST", path, 400, f"no request body: {error}")
+    return JSONResponse(error_body("invalid_request_error", "not JSON"), 400)
 
 
 @contextlib.asynccontextmanager

@@ -68,8 +68,9 @@ async def post(
     async with httpx.AsyncClient(trust_env=False, timeout=timeout) as client:
         return await client.post(
             f"http://127.0.0.1:{endpoint.port}/v1/messages?beta=true",
-            json=content,
+            content=json.dumps(content),  # in ASCII, as half a surrogate pair must be
             headers={
+                "content-type": "application/json",
                 "authorization": f"Bearer {secret or endpoint.secret}",
                 **{name.replace("_", "-"): value for name, value in headers.items()},
             },

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import httpx
@@ -19,13 +21,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from harvest_nb.endpoint import Endpoint, open_endpoint
-from harvest_nb.endpoint.cassette import Writer, load_cassette
+from harvest_nb.endpoint.cassette import Exchange, Writer, load_cassette
+from harvest_nb.endpoint.matching import Line, View
 from harvest_nb.endpoint.messages import Reply, Text, ToolUse, Usage, events
 from harvest_nb.endpoint.places import Places
 from harvest_nb.endpoint.record import recording
 from harvest_nb.endpoint.server import serve
 from harvest_nb.endpoint.streaming import Streamed, sse
 from harvest_nb.errors import CassetteError
+from harvest_nb.redact import Redactor
 from harvest_nb.sandbox.base import Sandbox
 from tests.endpoint.conftest import (
     FolderSandbox,
@@ -33,6 +37,7 @@ from tests.endpoint.conftest import (
     assistant,
     body,
     call,
+    leave_in_mid_request,
     post,
     result,
     said,
@@ -155,6 +160,13 @@ async def test_a_recording_can_be_recorded(cassette: Path, tmp_path: Path) -> No
     assert [e.status for e in load_cassette(copy).exchanges] == [529, 200, 400]
 
 
+def with_line(text: str, line: str) -> str:
+    """A cassette of this one line."""
+    header = json.loads(text.splitlines()[0])
+    digest = hashlib.sha256(f"{line}\n".encode()).hexdigest()
+    return json.dumps(header | {"exchanges": 1, "sha256": digest}) + f"\n{line}\n"
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -165,6 +177,18 @@ async def test_a_recording_can_be_recorded(cassette: Path, tmp_path: Path) -> No
         (lambda _: "hello\n", "is not a cassette"),
         (lambda _: "", "is not a cassette"),
         (lambda _: "{}\n", "is not a cassette"),
+        (lambda text: text.replace('"exchanges": 5, ', ""), "is malformed: KeyError: 'exchanges'"),
+        (lambda text: text.replace('"exchanges": 5, ', '"exchanges": "5", '), "is malformed: TypeError"),
+        (lambda text: text.replace('"sha256"', '"sha"'), "is malformed: KeyError: 'sha256'"),
+        (lambda text: text.replace('"created"', '"made"'), "is malformed: KeyError: 'created'"),
+        (lambda text: text.replace('"models"', '"model"', 1), "is malformed: KeyError: 'models'"),
+        (
+            lambda text: text.replace('"files": {', '"files": [], "more": {'),
+            "is malformed: TypeError: `files`",
+        ),
+        (lambda text: with_line(text, "5"), "is malformed: TypeError"),
+        (lambda text: with_line(text, "{}"), "is malformed: KeyError: 'request'"),
+        (lambda text: with_line(text, "{"), "is malformed: JSONDecodeError"),
     ],
 )
 async def test_what_is_wrong_with_a_file_is_named(
@@ -275,6 +299,161 @@ async def test_a_disk_that_is_full_is_the_runs_reason(
     async with opened("scripted", here, scenario="refusal", record=path) as endpoint:
         assert said(await post(endpoint, body(user("go")))) == "I cannot help with that."
         assert endpoint.failures == [f"Cannot write cassette {path}: No space left on device"]
+
+
+@contextlib.asynccontextmanager
+async def recorded_from(
+    answer: bytes, path: Path, sandbox: FolderSandbox, kind: str = "text/event-stream"
+) -> AsyncIterator[Endpoint]:
+    """A recording of an endpoint that answers everything with these bytes."""
+
+    async def say(_: Request) -> Response:
+        return Response(answer, media_type=kind)
+
+    app = Starlette(routes=[Route("/v1/messages", say, methods=["POST"])])
+    async with (
+        serve(app) as port,
+        opened(f"http://127.0.0.1:{port}", sandbox, record=path) as endpoint,
+    ):
+        yield endpoint
+
+
+def event(**data: Any) -> bytes:
+    return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def delta(said_: Any) -> bytes:
+    return event(type="content_block_delta", index=0, delta=said_)
+
+
+HALVES = delta({"type": "text_delta", "text": "\ud83d"}) + delta({"type": "text_delta", "text": "\ude00"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (HALVES, "text/event-stream"),
+        (delta({"type": "text_delta", "text": "\ud83d"}), "text/event-stream"),
+        (b'event: x\ndata: "\\ud83d"\n\n', "text/event-stream"),
+        (b'{"text": "\\ud83d"}', "application/json"),
+        (b'"\\ud83d"', "application/json"),
+    ],
+)
+async def test_half_a_surrogate_pair_is_recorded_and_played(answer: bytes, kind: str, tmp_path: Path) -> None:
+    """An endpoint that cuts a text in pieces of UTF-16, as JavaScript does, cuts pairs too."""
+    path, here = tmp_path / "half.cassette", place(tmp_path, "here")
+    request = body(user("go"), assistant("\ud83d"), user("on \ude00"))
+    async with recorded_from(answer, path, here, kind) as endpoint:
+        recorded = await post(endpoint, request)
+        assert recorded.content == answer
+        assert endpoint.failures == []
+    assert len(load_cassette(path).exchanges) == 1
+    async with opened(path, here) as endpoint:
+        played = await post(endpoint, request)
+        assert played.status_code == 200
+        if kind == "text/event-stream" and b"delta" in answer:
+            assert sent(played) == sent(recorded)
+        # One that departs is refused with a diff that holds such a half.
+        refused = await post(endpoint, body(user("go"), assistant("\ud83d"), user("off \ude00")))
+        assert "\\ude00" in refused.json()["error"]["message"]
+
+
+async def test_files_that_are_no_text_are_recorded(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "x.cassette", Redactor())
+    writer.files = {"/x": b"\xff\xfe".decode("utf-8", "surrogateescape")}
+    writer.finish()
+    (text,) = load_cassette(tmp_path / "x.cassette").files.values()
+    assert text.encode("utf-8", "surrogateescape") == b"\xff\xfe"
+
+
+NO_DELTAS = [
+    event(type="content_block_delta", index=0),
+    delta(None),
+    delta("text"),
+    delta([1]),
+    delta({"type": "text_delta", "text": None}),
+    event(type="content_block_delta", index=[0], delta={"type": "text_delta", "text": "x"}),
+]
+
+
+@pytest.mark.parametrize("answer", NO_DELTAS)
+async def test_a_delta_that_is_none_is_passed_on_and_recorded(answer: bytes, tmp_path: Path) -> None:
+    path, here = tmp_path / "odd.cassette", place(tmp_path, "here")
+    async with recorded_from(answer, path, here) as endpoint:
+        assert (await post(endpoint, body(user("go")))).content == answer
+        assert endpoint.failures == []
+    async with opened(path, here) as endpoint:
+        assert (await post(endpoint, body(user("go")))).content == answer
+
+
+async def test_an_exchange_that_cannot_be_recorded_is_the_runs_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(*_: Any) -> None:
+        raise ValueError("unheard of")
+
+    monkeypatch.setattr(Writer, "add", odd)
+    path, here = tmp_path / "odd.cassette", place(tmp_path, "here")
+    async with recorded_from(HALVES, path, here) as endpoint:
+        assert (await post(endpoint, body(user("go")))).content == HALVES
+        assert endpoint.failures == [f"Cannot record an exchange to {path}: ValueError: unheard of"]
+
+
+async def test_a_request_that_cannot_be_recorded_is_passed_on(tmp_path: Path) -> None:
+    path, here = tmp_path / "odd.cassette", place(tmp_path, "here")
+    async with recorded_from(HALVES, path, here) as endpoint:
+        assert (await post(endpoint, {"no": "messages"})).content == HALVES
+        assert endpoint.failures == [f"Cannot record an exchange to {path}: KeyError: 'messages'"]
+
+
+async def test_two_recordings_to_one_path_do_not_meet(tmp_path: Path) -> None:
+    path, here = tmp_path / "one.cassette", place(tmp_path, "here")
+    path.with_name("one.cassette.part").write_text("left behind by a run that was killed\n")
+    async with opened("scripted", here, scenario="refusal", record=path) as endpoint:
+        await post(endpoint, body(user("go")))
+        with pytest.raises(CassetteError, match="another run is recording to it"):
+            async with opened("scripted", here, scenario="refusal", record=path):
+                pass
+        await post(endpoint, body(user("go on")))
+    assert len(load_cassette(path).exchanges) == 2
+    async with opened("scripted", here, scenario="refusal", record=path) as endpoint:
+        await post(endpoint, body(user("go")))  # after it, as before
+    assert len(load_cassette(path).exchanges) == 1
+    assert [file.name for file in tmp_path.glob("one*")] == ["one.cassette"]
+
+
+def test_what_was_not_written_is_not_built_upon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exchange(number: int, *lines: str) -> Exchange:
+        view = View(tuple(Line(line) for line in lines))
+        return Exchange(number, "m", view, 200, {}, None, {}, "whole")
+
+    writer = Writer(tmp_path / "x.cassette", Redactor())
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_file", Mock(write=Mock(side_effect=OSError(errno.ENOSPC, "full"))))
+        with pytest.raises(OSError, match="full"):
+            writer.add(exchange(0, "a", "b"))
+    writer.add(exchange(1, "a", "b", "c"))
+    writer.finish()
+    (only,) = load_cassette(tmp_path / "x.cassette").exchanges
+    assert [line.key for line in only.view.lines] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("kind", ["scripted", "cassette"])
+async def test_a_client_that_leaves_in_mid_request_is_noted(
+    kind: str, path: str, cassette: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = cassette if kind == "cassette" else kind
+    more = {"scenario": "refusal"} if kind == "scripted" else {}
+    async with opened(spec, place(tmp_path, "there"), **more) as endpoint:
+        await leave_in_mid_request(endpoint, path)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://127.0.0.1:{endpoint.port}{path}"
+            headers = {"authorization": f"Bearer {endpoint.secret}"}
+            response = await client.post(url, content=b'{"model"', headers=headers)
+        assert response.status_code == 400
+    assert [(event.status, event.note[:15]) for event in endpoint.log] == [(400, "no request body")] * 2
+    assert caplog.records == []
 
 
 async def test_times_are_kept_and_played_when_asked_for(tmp_path: Path) -> None:
