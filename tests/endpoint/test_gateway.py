@@ -92,6 +92,11 @@ async def too_short(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None
     writer.write(head("200 OK", "text/event-stream", f"content-length: {len(body)}") + body[: len(body) // 2])
 
 
+async def elsewhere(writer: asyncio.StreamWriter, _: dict[str, Any]) -> None:
+    """The CLI itself would follow this, to a server that is not the gateway."""
+    writer.write(head("307 Temporary Redirect", "text/plain", "location: http://127.0.0.1:9/v1/messages"))
+
+
 @contextlib.asynccontextmanager
 async def foreign(answer: Answer) -> AsyncIterator[tuple[str, list[str]]]:
     """The base URL of a server that answers so, and the authorization of each message request."""
@@ -154,6 +159,7 @@ FAULTS: list[tuple[Answer, str, str]] = [
     (reset, "error", "cannot be reached"),
     (a_web_page, "error", "empty or malformed response"),
     (forbidden, "error", "HARVEST_ENDPOINT_TOKEN"),
+    (elsewhere, "error", "redirects (307) to http://127.0.0.1:9/v1/messages"),
     (too_short, "error", "Connection to the API was lost"),
 ]
 
