@@ -122,7 +122,7 @@ class Writer:
         self._views[digests[-1]] = len(digests)  # not before: a line that was lost is not built upon
 
     def finish(self) -> None:
-        """Put the finished file in its place.
+        """Put the finished file in its place; a recording without any exchange takes no other's.
 
         Raises:
             CassetteError: it cannot be written; what was recorded is in the `.part` file.
@@ -130,6 +130,9 @@ class Writer:
         try:
             self._file.flush()
             body = self._part.read_bytes()
+            if not body and self.path.exists():
+                self._part.unlink()
+                return
             header = {
                 "format": _FORMAT,
                 "version": VERSION,

@@ -527,3 +527,13 @@ async def test_an_endpoint_that_cannot_be_reached_is_a_recorded_failure(tmp_path
         response = await post(endpoint, body(user("go")))
     assert response.status_code == 502
     assert "cannot be reached" in response.json()["error"]["message"]
+
+
+def test_a_recording_without_an_exchange_takes_no_others_place(cassette: Path) -> None:
+    before = cassette.read_bytes()
+    Writer(cassette, Redactor()).finish()
+    assert cassette.read_bytes() == before
+    assert [item.name for item in cassette.parent.iterdir() if ".part" in item.name] == []
+    empty = cassette.with_name("new.cassette")
+    Writer(empty, Redactor()).finish()
+    assert list(load_cassette(empty).exchanges) == []
