@@ -6,14 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from harvest_nb.daytona_local import LocalDaytona, local_daytona
-from harvest_nb.engine import DockerClient, NotFound, connect
+from harvest_nb.engine import APIError, DockerClient, connect
 from harvest_nb.errors import EngineError
 from harvest_nb.sandbox.base import Provider
 from harvest_nb.sandbox.daytona import Account, DaytonaProvider
@@ -90,5 +90,8 @@ def snapshot_image(engine: DockerClient) -> Iterator[Snapshot]:
     try:
         yield snapshot
     finally:
-        with suppress(NotFound):  # somebody has cleaned up
+        try:
             api.remove_image(name, noprune=True, force=True)
+        except APIError as error:
+            if error.status_code not in (404, 409):  # somebody has cleaned up, or uses it just now
+                raise

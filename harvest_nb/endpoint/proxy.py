@@ -89,8 +89,8 @@ class _Proxy:
                 self._keeper(number, request, content, httpx.Response(200, headers=_STREAM))([], "left")
             return Response(status_code=499)
         except httpx.LocalProtocolError:  # whose text shows the header
-            what = "the endpoint's credential" if self._token else "a header of the request"
-            return self._refused(request, f"{what} is no valid header")
+            perhaps = ", perhaps the endpoint's credential," if self._token else ""
+            return self._refused(request, f"a header of the request{perhaps} is not valid")
         except httpx.HTTPError as error:
             # A protocol error's text ends with the line that was wrong, which may hold a credential.
             reason = str(error).partition(": ")[0] if isinstance(error, httpx.ProtocolError) else str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
@@ -23,22 +24,25 @@ def parse_iris_late() -> None:
     if spec is None or spec.loader is None:
         return
     module = module_from_spec(spec)
-    loader = spec.loader
+    loader, lock, begun = spec.loader, threading.RLock(), threading.Event()
 
     def load() -> None:
-        for put_off in ("is_valid_syntax", "__getattr__"):
-            module.__dict__.pop(put_off, None)
-        loader.exec_module(module)
+        with lock:  # the package's own import may ask for a name of it
+            if not begun.is_set():
+                begun.set()
+                loader.exec_module(module)  # its names take the place of those below
 
     def is_valid_syntax(term: str, value: str) -> bool:
         load()
         return bool(module.is_valid_syntax(term, value))
 
     def others(attribute: str) -> Any:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        load()
-        return getattr(module, attribute)
+        if not attribute.startswith("__"):
+            load()
+        try:
+            return module.__dict__[attribute]
+        except KeyError:
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}") from None
 
     # The one name that `jsonschema` takes at its import is there; any other, and the first use of this one, loads.
     module.__dict__.update(is_valid_syntax=is_valid_syntax, __getattr__=others)

@@ -136,7 +136,8 @@ class RunFolder:
         """Write how the run ended and close the files; a disk that is full has kept room for that."""
         try:
             self._make_room()
-            with contextlib.suppress(OSError):  # a network disk may not know the file any more
+            # A network disk may not know the file any more; one that is closed says nothing.
+            with contextlib.suppress(OSError, ValueError):
                 if os.fstat(self._stream.fileno()).st_nlink == 0:
                     changes["exit_reason"] = f"{changes.get('exit_reason') or 'ended'}; {_REMOVED}"
             # Whatever else keeps it from being written has been reported by the write that met it first.

@@ -36,7 +36,7 @@ from harvest_nb.session.resume import Past, claimed, project_key, put_back
 from harvest_nb.session.session import Session
 from harvest_nb.session.store import TranscriptStore
 from harvest_nb.session.turn import died
-from harvest_nb.settings import ENDPOINT_TOKEN
+from harvest_nb.settings import ENDPOINT_TOKEN, TOKEN_VARIABLES
 
 __all__ = ["DEFAULT_MODEL", "LIVE", "Setup", "open_session"]
 
@@ -129,7 +129,8 @@ class Setup:
             tokens.pop("CLAUDE_CODE_OAUTH_TOKEN", None)
         if kind != "gateway":
             tokens.pop(ENDPOINT_TOKEN, None)
-        for name, value in tokens.items():
+        for name in {*TOKEN_VARIABLES, ENDPOINT_TOKEN} & tokens.keys():
+            value = tokens[name]
             if not (value.isascii() and value.isprintable()):
                 raise TokenError(
                     f"The value of {name} holds characters that no request can carry as a credential",

@@ -287,7 +287,10 @@ class Session:
         if not turn.over.done():
             # Done first: the end of the CLI would count as an error.
             turn.finish()
+            turn.unstopped = True
+        if turn.unstopped:  # also when this is begun again
             await self._drop()
+            turn.unstopped = False
 
     async def _drop(self) -> None:
         """End the CLI at once; the next prompt starts another one with the same session."""

@@ -45,6 +45,8 @@ class Prompted:
         self.init: dict[str, Any] | None = None
         self.outcome: ResultMessage | None = None
         self.cancelled = False
+        self.unstopped = False
+        """Whether it has been ended here, and the CLI has not yet."""
         self.callers_error: Exception | None = None
         """What the caller's `on_message` raised."""
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -40,7 +40,9 @@ async def test_a_credential_that_is_no_header_is_not_told(token: str) -> None:
     async with before(answering(head("200 OK")), token=token) as (endpoint, seen):
         response = await post(endpoint, body(user("go")))
     assert response.status_code == 502
-    assert response.json()["error"]["message"] == "the endpoint's credential is no valid header"
+    assert response.json()["error"]["message"] == (
+        "a header of the request, perhaps the endpoint's credential, is not valid"
+    )
     assert seen == []
     assert CANARY not in response.text + str(endpoint.log)
 

@@ -23,6 +23,7 @@ class Daemon:
         self.process: asyncio.subprocess.Process | None = None
         self.bridges: list[asyncio.subprocess.Process] = []
         self.opened = 0
+        self.replacing = False
 
     async def start(self, lease: float) -> None:
         self.process = await asyncio.create_subprocess_exec(
@@ -43,15 +44,17 @@ class Daemon:
 
     async def gone(self) -> str | None:
         assert self.process is not None
-        code = self.process.returncode
+        code = None if self.replacing else self.process.returncode
         return None if code is None else f"the daemon ended with {code}"
 
     async def replace(self) -> None:
         """Kill it, and put another one in its place."""
         assert self.process is not None
+        self.replacing = True  # the place is there all the while
         self.process.kill()
         await self.process.communicate()
         await self.start(60)
+        self.replacing = False
 
     def cut(self) -> None:
         for bridge in self.bridges:

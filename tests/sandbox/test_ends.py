@@ -19,7 +19,7 @@ def provider(request: pytest.FixtureRequest, provider_named: Callable[[str], Pro
 
 
 async def ends_soon(sandbox: Any, waiting: list[asyncio.Task[Any]], reason: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(outcome, SandboxGone), outcome
             assert reason in str(outcome)
@@ -41,10 +41,9 @@ async def test_a_relay_that_is_killed(provider: Provider, reason: str) -> None:
     sandbox: Any = await provider.create()
     async with sandbox:
         killing = ["sh", "-c", "sleep 1; kill -9 $PPID; sleep 60"]
-        waiting = [asyncio.create_task(sandbox.run(argv)) for argv in (["sleep", "60"], killing)]
         process = await sandbox.spawn(["sleep", "60"])
+        waiting = [asyncio.create_task(sandbox.run(argv)) for argv in (["sleep", "60"], killing)]
         waiting.append(asyncio.create_task(process.wait()))
-        await asyncio.sleep(1)
         await ends_soon(sandbox, waiting, reason)
 
 
@@ -55,9 +54,9 @@ async def test_a_relay_that_is_killed(provider: Provider, reason: str) -> None:
     indirect=["provider"],
 )
 async def test_a_lease_that_lapses_while_the_desk_sleeps(provider: Provider, reason: str) -> None:
-    sandbox: Any = await provider.create(ttl=2)
+    sandbox: Any = await provider.create(ttl=6)
     async with sandbox:
         waiting = [asyncio.create_task(sandbox.run(["sleep", "60"]))]
         await asyncio.sleep(0.5)
-        time.sleep(5)  # as a machine that sleeps does
+        time.sleep(10)  # as a machine that sleeps does
         await ends_soon(sandbox, waiting, reason)

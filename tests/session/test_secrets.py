@@ -237,3 +237,8 @@ async def test_a_token_that_no_header_can_carry_is_refused_before_anything_is_ma
             pass
     assert "canary" not in f"{caught.value} {caught.value.hint}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_header_may_hold_anything() -> None:
+    key = "-----BEGIN A KEY-----\n“…”\n-----END A KEY-----"
+    assert Setup(provider=HostProvider(), tokens={"DEPLOY_PEM": key}).checked().tokens == {"DEPLOY_PEM": key}
