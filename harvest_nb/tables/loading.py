@@ -144,7 +144,7 @@ class _Tabulation:
             messages = [message for message in messages if not message.items[0].copy]
         stops = {response.key: response.stop_reason for response in mine}
         turns = [row for row in turn_rows(run, stops) if self.whole or not row["is_copy"]]
-        calls = list(tool_call_rows(run, messages, self.later))
+        calls = list(tool_call_rows(run, messages, self.later, whole=self.whole))
         out["records"].extend(record_row(run, item) for item in run.items if item.source != "nested")
         out["messages"].extend(message_rows(run, messages))
         out["blocks"].extend(block_rows(run, messages))

@@ -26,6 +26,8 @@ def later_answers(runs: Iterable[Run], owner: Mapping[str, str]) -> dict[tuple[s
     """What runs that repeat another's call say its result was, by that run's id and the call's; the first of each.
 
     Only the repeated call tells whose result it is: scripted endpoints give the same ids to different calls.
+    An id that the repeating run uses for a call of its own as well is left out, for it does not tell which of
+    the two a result is of.
 
     Args:
         runs: in their order of rank, with copies marked.
@@ -33,40 +35,76 @@ def later_answers(runs: Iterable[Run], owner: Mapping[str, str]) -> dict[tuple[s
     """
     found: dict[tuple[str, str], Answer] = {}
     for run in runs:
-        repeated: dict[str, str] = {
-            block.call: made
-            for item in run.items
-            if item.copy and (made := owner.get(item.key or "")) not in (None, run.run_id)
-            for block in item.blocks
-            if block.call and block.kind in CALLS
-        }
+        repeated: dict[str, tuple[str, datetime | None]] = {}
+        own: set[str] = set()
+        began = _began(run)
+        for item, call in _calls(run):
+            made = owner.get(item.key or "") if item.copy else run.run_id
+            if made is None or made == run.run_id:
+                own.add(call)
+            else:
+                repeated[call] = made, began.get((item.key, call))
+        repeated = {call: whose for call, whose in repeated.items() if call not in own}
         if not repeated:
             continue
         for item in run.items:
             for block in item.blocks:
                 if block.call not in repeated or block.kind in CALLS:
                     continue
-                key = (repeated[block.call], block.call)
+                made, start = repeated[block.call]
+                key = (made, block.call)
+                if _is_older(item, start):
+                    continue
                 if key not in found or (item.time or _LATE) < (found[key][0].time or _LATE):
                     found[key] = (item, block)
     return found
 
 
+def _calls(run: Run) -> Iterator[tuple[Item, str]]:
+    """The calls in all records of a run, with their ids."""
+    for item in run.items:
+        for block in item.blocks:
+            if block.call and block.kind in CALLS:
+                yield item, block.call
+
+
+def _began(run: Run) -> dict[tuple[str | None, str], datetime]:
+    """When each call was made, by its response and its id: the first time that any of its rows says.
+
+    A stream's times are the desk's, a transcript's the CLI's: an answer of the one may seem older than its call
+    in the other.
+    """
+    times: dict[tuple[str | None, str], datetime] = {}
+    for item, call in _calls(run):
+        if item.time is not None:
+            times[item.key, call] = min(item.time, times.get((item.key, call), item.time))
+    return times
+
+
+def _is_older(reply: Item, start: datetime | None) -> bool:
+    return reply.time is not None and start is not None and reply.time < start
+
+
 def tool_call_rows(
-    run: Run, messages: list[Message], later: Mapping[tuple[str, str], Answer]
+    run: Run, messages: list[Message], later: Mapping[tuple[str, str], Answer], *, whole: bool
 ) -> Iterator[dict[str, Any]]:
     """Rows of `tool_calls`, in order of the calls.
 
     A call that was answered twice keeps its first answer; one that was answered only in another run has it
-    from `later`. A result without its call gives no row: its block is in `blocks`.
+    from `later`. No answer is older than its call. A result without its call gives no row: its block is in
+    `blocks`.
+
+    Args:
+        whole: whether `messages` has also what the run repeats of another.
     """
-    answers: dict[str, Answer] = {}
+    answers: dict[str, list[Answer]] = {}
     told = [(item, block) for message in messages for block, item in message.blocks]
     # Where a run folder's stream breaks off, its transcript may go on.
     told += [(item, block) for item in run.items for block in item.blocks]
     for item, block in told:
         if block.call and block.kind not in CALLS:
-            answers.setdefault(block.call, (item, block))
+            answers.setdefault(block.call, []).append((item, block))
+    began = _began(run)
     spawned = {call: agent for call, agent in run.agents.items() if agent != call}
     seen: set[str] = set()
     for message in messages:
@@ -75,7 +113,14 @@ def tool_call_rows(
             if not key or key in seen or block.kind not in CALLS:
                 continue
             seen.add(key)
-            answer = answers.get(key) or later.get((run.run_id, key))
+            start = began.get((item.key, key))
+            # What a run repeats answers a call that it repeats, not one of its own that has the same id.
+            mine = (
+                answer
+                for answer in answers.get(key, ())
+                if (whole or item.copy or not answer[0].copy) and not _is_older(answer[0], start)
+            )
+            answer = next(mine, None) or later.get((run.run_id, key))
             yield _row(run, item, block, key, answer, spawned.get(key))
 
 

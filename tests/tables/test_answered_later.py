@@ -33,6 +33,10 @@ def calls(frames: Frames) -> Any:
     return frames.tool_calls.set_index("tool_use_id")
 
 
+def by_run(frames: Frames) -> Any:
+    return frames.tool_calls.set_index(["run_id", "tool_use_id"])
+
+
 @pytest.mark.parametrize("names", list(itertools.permutations("abc", 2)))
 def test_the_answer_is_joined_with_the_original_call(tmp_path, names):
     one = asked()
@@ -111,6 +115,81 @@ def test_a_session_that_only_uses_the_same_id_answers_nothing(tmp_path):
     assert frames.tool_calls["status"].astype(str).tolist() == ["no_result", "no_result", "ok"]
 
 
+@pytest.mark.parametrize("names", list(itertools.permutations("abc", 2)))
+def test_a_reused_id_does_not_take_the_copied_answer_of_an_older_call(tmp_path, names):
+    one = asked()
+    one.result(2, "t1", "first's")
+    two = resumed(one, SECOND)
+    two.answer(11, "msg_2", usage(10, 1), call("t1"), stop="tool_use")
+    one.write(tmp_path / f"{names[0]}.jsonl")
+    two.write(tmp_path / f"{names[1]}.jsonl")
+    found = by_run(load(tmp_path))
+    assert found.loc[(FIRST, "t1"), ["status", "result", "duration_s"]].tolist() == ["ok", "first's", 1]
+    assert found.loc[(SECOND, "t1"), "status"] == "no_result"
+    assert found.loc[(SECOND, "t1"), ["result", "duration_s"]].isna().all()
+
+
+def test_a_reused_id_does_not_take_a_copied_answer_without_a_time(tmp_path):
+    one = asked()
+    del one.result(2, "t1", "first's")["timestamp"]
+    two = resumed(one, SECOND)
+    two.answer(11, "msg_2", usage(10, 1), call("t1"), stop="tool_use")
+    one.write(tmp_path / "a.jsonl")
+    two.write(tmp_path / "b.jsonl")
+    found = by_run(load(tmp_path))
+    assert found.loc[(FIRST, "t1"), "result"] == "first's"
+    assert found.loc[(SECOND, "t1"), "status"] == "no_result"
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations("abc", 2)))
+def test_the_answer_to_a_reused_id_is_not_that_of_the_copied_call(tmp_path, names):
+    one = asked()
+    two = resumed(one, SECOND)
+    two.answer(11, "msg_2", usage(10, 1), call("t1"), stop="tool_use")
+    two.result(12, "t1", "second's")
+    two.result(13, "t2", "late")
+    one.write(tmp_path / f"{names[0]}.jsonl")
+    two.write(tmp_path / f"{names[1]}.jsonl")
+    found = by_run(load(tmp_path))
+    assert found.loc[(FIRST, "t1"), "status"] == "no_result"
+    assert found.loc[(SECOND, "t1"), ["result", "duration_s"]].tolist() == ["second's", 1]
+    # An id that is not used again is still answered later.
+    assert found.loc[(FIRST, "t2"), ["status", "result"]].tolist() == ["ok", "late"]
+    assert found["result"].value_counts().max() == 1
+
+
+def test_a_late_answer_is_not_that_of_the_same_id_used_again(tmp_path):
+    """Both calls are without an answer that is theirs for sure, or that came after them."""
+    one = asked()
+    two = resumed(one, SECOND)
+    two.result(10, "t1", "to the first")
+    two.answer(11, "msg_2", usage(10, 1), call("t1"), stop="tool_use")
+    one.write(tmp_path / "a.jsonl")
+    two.write(tmp_path / "b.jsonl")
+    found = by_run(load(tmp_path))
+    assert found.loc[(SECOND, "t1"), "status"] == "no_result"
+    assert found.loc[(FIRST, "t1"), "status"] == "no_result"
+    two.result(12, "t1", "to the second")
+    two.write(tmp_path / "b.jsonl")
+    found = by_run(load(tmp_path))
+    assert found.loc[(SECOND, "t1"), "result"] == "to the second"
+
+
+def test_of_three_sessions_the_last_answers_the_second(tmp_path):
+    """The third has the first's answer too, which is older than the second's call."""
+    one = asked()
+    one.result(2, "t1", "first's")
+    two = resumed(one, SECOND)
+    two.answer(11, "msg_2", usage(10, 1), call("t1"), stop="tool_use")
+    three = resumed(two, THIRD)
+    three.result(20, "t1", "third's")
+    for log in (one, two, three):
+        log.write(tmp_path / f"{log.session}.jsonl")
+    found = by_run(load(tmp_path))
+    assert found.loc[(FIRST, "t1"), "result"] == "first's"
+    assert found.loc[(SECOND, "t1"), ["result", "duration_s"]].tolist() == ["third's", 9]
+
+
 def test_the_sub_agent_that_the_later_file_names(tmp_path):
     one = Transcript(FIRST)
     one.answer(1, "msg_1", usage(10, 1), call("t1", "Task"), stop="tool_use")
@@ -136,6 +215,27 @@ def test_an_answer_that_only_the_run_folders_transcript_has(writer, view):
         "done",
         2,
     ]
+
+
+def test_a_stream_that_lags_behind_its_transcript_takes_the_answer(writer):
+    """The desk noted the call after the CLI had its answer: the transcript says when the call was made."""
+    writer.initialize(1)
+    content = [writer.call("t1", "Read")]
+    writer.answer(6, "msg_a", content, writer.usage(100, 50))
+    rows: list[dict[str, Any]] = [
+        {"type": "assistant", "uuid": "u0", "timestamp": "2026-11-20T12:00:04Z", "sessionId": FIRST},
+        {"type": "user", "uuid": "u1", "timestamp": "2026-11-20T12:00:05Z", "sessionId": FIRST},
+    ]
+    rows[0]["message"] = {
+        "role": "assistant",
+        "id": "msg_a",
+        "model": "claude-sonnet-4-5",
+        "content": content,
+    }
+    block = {"type": "tool_result", "tool_use_id": "t1", "content": "done"}
+    rows[1]["message"] = {"role": "user", "content": [block]}
+    writer.rows["main"] = rows
+    assert calls(load(writer.write())).loc["t1", ["status", "result"]].tolist() == ["ok", "done"]
 
 
 def test_a_call_left_open_in_one_run_folder_and_answered_in_the_next(new_run, tmp_path):
