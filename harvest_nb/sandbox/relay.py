@@ -164,6 +164,8 @@ class Relay:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
         """Set once the sandbox has gone or the relay was closed."""
+        self.taken = False
+        """Whether it has gone to another desk, and is there still."""
 
     @classmethod
     async def open(
@@ -215,7 +217,8 @@ class Relay:
                     hello = await asyncio.wait_for(read_hello(reader), 20)
                     if hello is not None:
                         if hello["link"] != self.link.ident:
-                            why = _TAKEN if hello["link"] else _REPLACED
+                            self.taken = bool(hello["link"])
+                            why = _TAKEN if self.taken else _REPLACED
                             return self._fail(SandboxGone(f"The sandbox has gone: {why}", reason=why))
                         if not self._ready.done():
                             self._ready.set_result(None)

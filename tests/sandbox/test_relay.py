@@ -219,6 +219,7 @@ async def test_a_desk_whose_sandbox_another_one_has_taken_up_leaves_it_alone(tmp
         mine = await second.spawn(["sleep", "60"], ENV, "/")
         with pytest.raises(SandboxGone, match="another desk has taken it up"):
             await asyncio.wait_for(theirs.wait(), 5)
+        assert (first.taken, second.taken) == (True, False)
         await first.close()
         assert alive(mine.pid)
         assert (await output(second, "echo", "mine"))[1] == b"mine\n"

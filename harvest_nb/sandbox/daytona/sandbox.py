@@ -101,9 +101,9 @@ class DaytonaSandbox(RelayedSandbox):
         await self._let_go(lambda: to_the_end(self.leave))
 
     async def close(self) -> None:
-        """Remove the sandbox, and with it every process."""
+        """Remove the sandbox, and with it every process; one that another desk has taken up stays."""
         if not self._closed:
-            await self._let_go(self._remove)
+            await self._let_go(lambda: to_the_end(self.leave) if self.relay.taken else self._remove())
 
     async def _let_go(self, then: Callable[[], Awaitable[None]]) -> None:
         """End what this process does with it, and after that do `then`; all of it also when cancelled."""

@@ -63,6 +63,17 @@ async def test_one_that_cannot_be_taken_up_stays(
         await taken.release()
 
 
+async def test_a_desk_that_another_one_has_displaced_leaves_the_sandbox_to_it(
+    daytona_provider: DaytonaProvider, left: Left
+) -> None:
+    async with await daytona_provider.create() as first:
+        second = await daytona_provider.get(first.id)
+        await asyncio.wait_for(first.relay.ended.wait(), 60)
+    assert (await second.run(["echo", "here"], timeout=60)).text == "here\n"
+    await second.close()
+    assert await soon_empty(left)
+
+
 async def test_another_teams_sandbox_of_any_language_spoils_no_listing(
     daytona_provider: DaytonaProvider,
 ) -> None:
