@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 
 from daytona import AsyncSandbox, DaytonaError
 
+from harvest_nb.errors import HarvestError
 from harvest_nb.sandbox.daytona.account import Account
 from harvest_nb.sandbox.daytona.client import close_client, new_client
 from harvest_nb.sandbox.daytona.retry import persist
@@ -13,24 +14,29 @@ from harvest_nb.sandbox.owner import owner
 
 __all__ = ["OWNER", "claim", "give_back"]
 
+_log = logging.getLogger(__name__)
 OWNER = "harvest.owner"
 
 
-async def claim(remote: AsyncSandbox, patience: float) -> dict[str, str]:
-    """Name this process as its owner; its labels before that. Raises DaytonaError."""
-    before = dict(remote.labels)
-    mine = {**before, OWNER: owner()}
+async def claim(remote: AsyncSandbox, patience: float) -> None:
+    """Name this process as its owner. Raises DaytonaError; the label may be set all the same: see `give_back`."""
+    mine = {**remote.labels, OWNER: owner()}
     await persist(lambda: remote.set_labels(mine, request_timeout=30), patience=patience)
-    return before
 
 
 async def give_back(account: Account, remote_id: str, labels: dict[str, str]) -> None:
-    """Name again who held it before, where it could not be taken up and nobody else has claimed it since."""
-    client = new_client(account)
+    """Name again who held it before, where it could not be taken up and nobody else has claimed it since.
+
+    What goes wrong with that is logged: its caller has an error of its own to raise.
+    """
     try:
-        with contextlib.suppress(DaytonaError):
+        client = new_client(account)
+        try:
             remote = await client.get(remote_id, request_timeout=10)
-            if remote.labels.get(OWNER) == owner():
+            # Also where a claim cannot be seen: one that was cut may still be on its way.
+            if remote.labels.get(OWNER) in (owner(), labels.get(OWNER)):
                 await remote.set_labels(labels, request_timeout=10)
-    finally:
-        await close_client(client)
+        finally:
+            await close_client(client)
+    except (DaytonaError, HarvestError, OSError) as error:
+        _log.warning("sandbox %s may still name this process as its owner: %s", remote_id, error)

@@ -224,13 +224,20 @@ class DaytonaProvider:
                 )
             try:
                 remote = await self._book(client).reachable(remote)
-                before = await claim(remote, self._patience)
             except DaytonaError as error:
                 raise explained(error, f"take up sandbox {id}") from error
         except BaseException:
             await close_client(client)
             raise
+        before = dict(remote.labels)
         try:
+            try:
+                await claim(remote, self._patience)
+            except BaseException as error:
+                await close_client(client)
+                if isinstance(error, DaytonaError):
+                    raise explained(error, f"take up sandbox {id}") from error
+                raise
             return await self._open(client, remote, before[LABEL], lease=ttl, made=False)
         except BaseException:
             await to_the_end(lambda: give_back(self.account, remote.id, before))
