@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ whole where the SDK knows nothing of what one of another team's has, such as its
 _QUIET = 300.0  # seconds without a heartbeat after which another machine's sandbox counts as left behind
 _AGAIN = 5.0  # seconds until a deletion that was accepted is asked for again
 _CALL = 10.0  # seconds for one call of a deletion
+_AT_ONCE = 8  # sandboxes that are asked for at the same time
 _let_go: set[str] = set()  # ids of sandboxes that this process could not delete: it holds them no more
 
 
@@ -99,19 +100,35 @@ class Book:
     async def _asked(self, question: Callable[[], Awaitable[T]], patient: bool) -> T:
         return await (persist(question, patience=self._patience) if patient else question())
 
+    async def are_held(self, remotes: Sequence[AsyncSandbox]) -> list[bool]:
+        """See `is_held`, for each of them, some at once."""
+        some = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(remote: AsyncSandbox) -> bool:
+            async with some:
+                return await self.is_held(remote)
+
+        return await asyncio.gather(*(one(remote) for remote in remotes))
+
     async def is_held(self, remote: AsyncSandbox) -> bool:
-        """Whether a live process still holds it: its owner on this machine, or else whoever's heart beats for it."""
+        """Whether a live process still holds it: its owner on this machine, or else whoever's heart beats for it.
+
+        One that has gone meanwhile is not held. One that was never active counts from when it was made.
+        """
         if state_of(remote) == "destroying" or remote.labels.get(LABEL) in _let_go:
             return False  # whoever held it has let go
         alive = is_alive(remote.labels.get(OWNER, ""))
         if alive is not None:
             return alive
-        try:
-            # A listing may leave the last activity out.
-            told = remote if remote.last_activity_at else await self._existing(remote.id)
-        except DaytonaError:
-            told = None
-        last = moment_of(told.last_activity_at) if told is not None else None
+        if not remote.last_activity_at:
+            try:
+                told = await self._existing(remote.id)  # a listing may leave the last activity out
+            except DaytonaError:
+                return True
+            if told is None:
+                return False
+            remote = told
+        last = moment_of(remote.last_activity_at) if remote.last_activity_at else _made_at(remote)
         return last is None or (datetime.now(UTC) - last).total_seconds() < _QUIET
 
     async def delete_all(self, ident: str, timeout: float, *, settle: float = 0.0) -> bool:
@@ -187,8 +204,11 @@ def take_up(ident: str) -> None:
 
 def created_at(remote: AsyncSandbox) -> datetime:
     """When it was made; now where neither Daytona nor its label says so."""
-    said = moment_of(remote.created_at) or moment_of(remote.labels.get("harvest.created"))
-    return said or datetime.now(UTC)
+    return _made_at(remote) or datetime.now(UTC)
+
+
+def _made_at(remote: AsyncSandbox) -> datetime | None:
+    return moment_of(remote.created_at) or moment_of(remote.labels.get("harvest.created"))
 
 
 def moment_of(text: str | None) -> datetime | None:

@@ -275,7 +275,7 @@ class DaytonaProvider:
         async with self._client() as client:
             book = self._book(client)
             try:
-                found = await book.labelled(labels or {})
+                found = [each for each in await book.labelled(labels or {}) if LABEL in each.labels]
             except DaytonaError as error:
                 raise explained(error, "list the sandboxes") from error
             return [
@@ -285,10 +285,9 @@ class DaytonaProvider:
                     state=state_of(remote),
                     created=created_at(remote),
                     labels=remote.labels,
-                    held=await book.is_held(remote),
+                    held=held,
                 )
-                for remote in found
-                if LABEL in remote.labels
+                for remote, held in zip(found, await book.are_held(found), strict=True)
             ]
 
     async def reap(self) -> builtins.list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -104,8 +105,9 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Sdk:
     clock = SimpleNamespace(monotonic=lambda: sdk.now, time=time.time)
     for module in ("book", "making", "retry"):
         monkeypatch.setattr(f"harvest_nb.sandbox.daytona.{module}.time", clock)
+    loop = SimpleNamespace(sleep=sdk.sleep, gather=asyncio.gather, Semaphore=asyncio.Semaphore)
     for module in ("book", "retry"):  # theirs alone: the stand-in sleeps in a thread of its own
-        monkeypatch.setattr(f"harvest_nb.sandbox.daytona.{module}.asyncio", SimpleNamespace(sleep=sdk.sleep))
+        monkeypatch.setattr(f"harvest_nb.sandbox.daytona.{module}.asyncio", loop)
     return sdk
 
 
@@ -224,7 +226,7 @@ async def test_a_stop_or_a_start_whose_answer_is_lost_is_not_refused(sdk: Sdk) -
         assert remote.waited.pop() == name
 
 
-@pytest.mark.parametrize("state", ["listed", "looked up", "unknown"])
+@pytest.mark.parametrize("state", ["listed", "looked up", "just made", "cannot be read"])
 async def test_one_of_another_machine_is_held_while_its_heart_beats(sdk: Sdk, state: str) -> None:
     long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat().replace("+00:00", "Z")
     just_now = datetime.now(UTC).isoformat()
@@ -235,9 +237,41 @@ async def test_one_of_another_machine_is_held_while_its_heart_beats(sdk: Sdk, st
         listed.last_activity_at = just_now
     elif state == "looked up":
         sdk.there.last_activity_at = just_now
+    elif state == "just made":
+        sdk.there.created_at = just_now
+    else:
+        sdk.there.last_activity_at = "just now"
     assert await book(sdk).is_held(listed)  # type: ignore[arg-type]
     listed.last_activity_at = long_ago
     assert not await book(sdk).is_held(listed)  # type: ignore[arg-type]
+
+
+async def test_one_of_another_machine_that_was_never_active_or_has_gone_is_not_held(sdk: Sdk) -> None:
+    long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    listed, sdk.there = (
+        Remote(sdk, created_at=long_ago, labels={"harvest.owner": "elsewhere:7:1"}) for _ in range(2)
+    )
+    assert not await book(sdk).is_held(listed)  # type: ignore[arg-type]
+    sdk.there = None
+    assert not await book(sdk).is_held(listed)  # type: ignore[arg-type]
+    sdk.fails["get"] = [create_daytona_error("forbidden", status_code=403)]
+    assert await book(sdk).is_held(listed)  # type: ignore[arg-type]
+
+
+async def test_several_are_asked_for_at_once_but_not_all(sdk: Sdk, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = most = 0
+
+    async def is_held(_book: Book, remote: Any) -> bool:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+        return bool(remote % 2)
+
+    monkeypatch.setattr(Book, "is_held", is_held)
+    assert await book(sdk).are_held(range(20)) == [bool(number % 2) for number in range(20)]  # type: ignore[arg-type]
+    assert 1 < most <= 8
 
 
 def test_times_as_daytona_may_write_them() -> None:
