@@ -19,12 +19,15 @@ from daytona import AsyncSandbox, DaytonaError, SessionExecuteRequest, SessionEx
 
 from harvest_nb.sandbox.daytona.retry import Kind, kind_of, persist
 from harvest_nb.sandbox.relay import Stream
-from harvest_nb.sandbox.relayd.lines import PAYLOAD, Gap, LineReader, LineWriter
+from harvest_nb.sandbox.relayd.lines import Gap, LineReader, LineWriter
 
 __all__ = ["CommandEnded", "open_command_stream"]
 
 _READY = 60.0  # seconds for the relay to say that it is there
-_POST = 256 * 1024  # characters of input in one call, about
+_POST = (
+    64 * 1024
+)  # characters of input in one call, at most: a slow network must carry them in the call's time
+_LINE = _POST // 4  # bytes in one line of it, which has fewer than twice as many characters
 _WORN = 8 * 1024 * 1024  # characters of log after which a cut stream is replaced rather than replayed
 _LARGEST = (
     64 * 1024 * 1024
@@ -279,9 +282,9 @@ class _Command:
             self._wake.clear()
             while self._outgoing and not self._over:
                 text = bytearray()
-                while self._outgoing and len(text) < _POST:
-                    text += self._writer.line(bytes(self._outgoing[:PAYLOAD]))
-                    del self._outgoing[:PAYLOAD]
+                while self._outgoing and len(text) + 2 * _LINE <= _POST:
+                    text += self._writer.line(bytes(self._outgoing[:_LINE]))
+                    del self._outgoing[:_LINE]
                 if not await self._send(text.decode("ascii")):
                     return self._finish()
         return None
