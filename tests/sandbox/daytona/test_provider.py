@@ -17,7 +17,7 @@ from harvest_nb.errors import SandboxError, SandboxGone, SettingsError, TokenErr
 from harvest_nb.providers import get_provider
 from harvest_nb.sandbox.base import Limits
 from harvest_nb.sandbox.daytona import Account, DaytonaProvider
-from harvest_nb.sandbox.daytona.sandbox import pause_of
+from harvest_nb.sandbox.daytona.sandbox import DaytonaSandbox, pause_of
 from harvest_nb.sandbox.owner import owner
 from harvest_nb.snapshot import Snapshot
 from tests.sandbox.daytona.conftest import Left, soon_empty
@@ -44,16 +44,21 @@ async def test_one_that_cannot_be_taken_up_stays(
     daytona_provider: DaytonaProvider, left: Left, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with await daytona_provider.create(labels={"harvest.run": "d9"}) as sandbox:
+        reached = asyncio.Event()
 
         async def hangs(*_: object, **__: object) -> None:
+            reached.set()
             await asyncio.sleep(600)
 
         dead = {**sandbox.remote.labels, "harvest.owner": owner().rsplit(":", 2)[0] + ":4000000:1"}
         await sandbox.remote.set_labels(dead)
         with monkeypatch.context() as patch:
             patch.setattr("harvest_nb.sandbox.daytona.provider.open_sandbox", hangs)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(daytona_provider.get(sandbox.id), 3)
+            getting = asyncio.create_task(daytona_provider.get(sandbox.id))
+            await asyncio.wait_for(reached.wait(), 60)
+            getting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await getting
         (info,) = await daytona_provider.list({"harvest.run": "d9"})
         assert (info.id, info.held, dict(info.labels)) == (sandbox.id, False, dead)
         # One that was taken up is held, whoever made it.
@@ -325,15 +330,21 @@ async def test_the_heartbeat_keeps_it_and_puts_its_end_off(
     assert str(second[1]) > str(first[1])
 
 
-async def test_one_that_is_taken_up_has_its_end_put_off_at_once(daytona_provider: DaytonaProvider) -> None:
-    async with await daytona_provider.create() as first:
+async def test_one_that_is_taken_up_has_its_end_put_off_at_once(
+    daytona_provider: DaytonaProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        # What puts the end off is the second desk's beat alone.
+        patch.setattr(DaytonaSandbox, "beat", lambda *_: None)
+        first = await daytona_provider.create()
+    async with first:
         await first.remote.refresh_data()
         before = str(first.remote.auto_destroy_at)
         await first.release()
-        async with await daytona_provider.get(first.id) as second:
-            await asyncio.sleep(1.0)
-            await second.remote.refresh_data()
-            assert str(second.remote.auto_destroy_at) > before
+        async with await daytona_provider.get(first.id) as second, asyncio.timeout(10):
+            while str(second.remote.auto_destroy_at) <= before:
+                await asyncio.sleep(0.1)
+                await second.remote.refresh_data()
 
 
 @pytest.mark.parametrize(("ttl_minutes", "pause"), [(0, 60), (1, 15), (2, 30), (120, 60)])
