@@ -276,7 +276,7 @@ def test_a_loop_that_ends_while_one_is_being_deleted_leaves_none(
 async def test_a_sandbox_that_runs_out_of_memory_says_so(
     daytona: LocalDaytona, provider: DaytonaProvider, left: Left
 ) -> None:
-    daytona.faults.parse("out-of-memory=2*1")
+    daytona.faults.parse("out-of-memory=6*1")
     sandbox = await provider.create()
     process = await sandbox.spawn(["sleep", "60"])
     with pytest.raises(SandboxGone, match="ran out of memory"):
