@@ -5,16 +5,25 @@ Tokens are read only here, and only when a caller asks; nothing ambient reaches 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from harvest_nb.errors import SettingsError
 
-__all__ = ["DESK_VARIABLES", "ENDPOINT_TOKEN", "TOKEN_VARIABLES", "Settings", "given_tokens", "load_settings"]
+__all__ = [
+    "DEFAULT_NAMESPACE",
+    "DESK_VARIABLES",
+    "ENDPOINT_TOKEN",
+    "TOKEN_VARIABLES",
+    "Settings",
+    "given_tokens",
+    "load_settings",
+]
 
 TOKEN_VARIABLES = (
     "CLAUDE_CODE_OAUTH_TOKEN",
@@ -28,6 +37,25 @@ ENDPOINT_TOKEN = "HARVEST_ENDPOINT_TOKEN"  # noqa: S105 - a name
 """What a gateway is sent as its bearer token."""
 DESK_VARIABLES = (ENDPOINT_TOKEN, "DAYTONA_API_KEY", "DAYTONA_JWT_TOKEN")
 """What the desk alone needs: as secret as the tokens, and never passed on."""
+
+
+DEFAULT_NAMESPACE = "default"
+"""The namespace of all that is made where `HARVEST_NAMESPACE` is not set."""
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
+_IMAGE = "harvest-daytona-snapshot"
+
+
+def _checked_namespace(name: str) -> str:
+    if not _NAMESPACE.fullmatch(name):
+        raise ValueError("use at most 63 of a-z, 0-9, '-', '_' and '.', with a letter or digit at either end")
+    if name == "latest":
+        raise ValueError("use another name: the default namespace's image is tagged 'latest'")
+    return name
+
+
+def _default_image(settings: dict[str, Any]) -> str:
+    namespace = settings.get("namespace", DEFAULT_NAMESPACE)
+    return f"{_IMAGE}:{'latest' if namespace == DEFAULT_NAMESPACE else namespace}"
 
 
 class Settings(BaseSettings):
@@ -48,8 +76,12 @@ class Settings(BaseSettings):
     """`off` forbids looking for, starting or installing a Docker engine."""
     runs_dir: Path = Field(default=Path("runs"), validation_alias="HARVEST_RUNS")
     """Where run folders are written."""
-    image: str = Field(default="harvest-daytona-snapshot:latest", validation_alias="HARVEST_IMAGE")
-    """The tag of the snapshot image."""
+    namespace: Annotated[str, AfterValidator(_checked_namespace)] = Field(
+        default=DEFAULT_NAMESPACE, validation_alias="HARVEST_NAMESPACE"
+    )
+    """Labels sandboxes and tags the image, so that several jobs on one engine do not see each other's."""
+    image: str = Field(default_factory=_default_image, validation_alias="HARVEST_IMAGE")
+    """The tag of the snapshot image; by default the namespace is the tag, and `latest` in the default one."""
 
     def tokens(self) -> dict[str, str]:
         """All secrets that are set, also in the environment, by variable name: what must never be published.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from harvest_nb.settings import TOKEN_VARIABLES
+
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-c", "from harvest_nb.cli import main; main()"]
 
@@ -94,4 +97,4 @@ def test_ctrl_c_leaves_no_container(snapshot_image: object, engine: object, tmp_
     assert running.returncode == 130, said
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "run.json").read_text())["status"] == "cancelled"
-    assert provider._list({"harvest.run": folder.name}) == []
+    assert asyncio.run(provider.list({"harvest.run": folder.name})) == []

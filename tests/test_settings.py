@@ -45,3 +45,22 @@ def test_a_wrong_value_names_its_variable(tmp_path: Path, monkeypatch: pytest.Mo
 def test_values_never_show(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GEMINI_API_KEY=the-secret-value\n")
     assert "the-secret-value" not in repr(load_settings(tmp_path))
+
+
+def test_a_namespace_has_an_image_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARVEST_NAMESPACE", raising=False)
+    assert load_settings(tmp_path).namespace == "default"
+    assert load_settings(tmp_path).image == "harvest-daytona-snapshot:latest"
+    (tmp_path / ".env").write_text("HARVEST_NAMESPACE=ci-7\n")
+    assert load_settings(tmp_path).image == "harvest-daytona-snapshot:ci-7"
+    monkeypatch.setenv("HARVEST_IMAGE", "a:1")
+    assert load_settings(tmp_path).image == "a:1"
+
+
+@pytest.mark.parametrize("name", ["CI", "a b", "-a", "a/b", "x" * 64, "latest", "a\n"])
+def test_a_namespace_that_cannot_be_a_tag_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_NAMESPACE", name)
+    with pytest.raises(SettingsError, match="HARVEST_NAMESPACE"):
+        load_settings(tmp_path)

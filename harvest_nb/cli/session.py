@@ -158,23 +158,27 @@ def _schema(path: Path) -> dict[str, Any]:
 def sandboxes(
     provider: ProviderName = "docker",
     reap: Annotated[bool, typer.Option("--reap", help="Remove those that no live process holds.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Those of every namespace, not only of HARVEST_NAMESPACE.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the sandboxes of a provider."""
+    """List the sandboxes that a provider has in this namespace, or in all."""
     from harvest_nb.providers import get_provider
+    from harvest_nb.sandbox.owner import namespace_of
 
     maker = get_provider(provider)
-    removed = do(maker.reap()) if reap else []
-    found = do(maker.list())
+    removed = do(maker.reap(all_namespaces=every)) if reap else []
+    found = do(maker.list(all_namespaces=every))
     if as_json:
         print_json({"removed": removed, "sandboxes": [vars(item) for item in found]})
         return
-    table = Table("id", "state", "held", "created", "run", box=None, header_style="bold")
+    headings = ["id", "state", "held", "created", "run", *(["namespace"] if every else [])]
+    table = Table(*headings, box=None, header_style="bold")
     for item in found:
-        held = "yes" if item.held else "no"
-        table.add_row(
-            item.id, item.state, held, f"{item.created:%Y-%m-%d %H:%M:%S}", item.labels.get("harvest.run", "")
-        )
+        held, created = "yes" if item.held else "no", f"{item.created:%Y-%m-%d %H:%M:%S}"
+        cells = [item.id, item.state, held, created, item.labels.get("harvest.run", "")]
+        table.add_row(*cells, *([namespace_of(item.labels)] if every else []))
     out.print(table)
     for ident in removed:
         out.print(f"removed {ident}")

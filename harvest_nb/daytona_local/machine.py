@@ -11,9 +11,10 @@ from harvest_nb.daytona_local.replies import ApiError
 from harvest_nb.errors import EngineError, HarvestError
 from harvest_nb.sandbox.base import Completed
 from harvest_nb.sandbox.exec_stream import open_exec_stream
-from harvest_nb.sandbox.owner import is_alive, owner
+from harvest_nb.sandbox.owner import in_namespace, is_alive, namespace_of, owner
 from harvest_nb.sandbox.relay import Relay, RelayProcess, Stream
 from harvest_nb.sandbox.relay_files import relay_archive
+from harvest_nb.settings import load_settings
 
 __all__ = ["LABEL", "Machine", "sweep"]
 
@@ -75,6 +76,7 @@ class Machine:
                         LABEL: self._server,
                         f"{LABEL}.sandbox": self._sandbox,
                         f"{LABEL}.owner": owner(),
+                        **in_namespace(),
                     },
                     host_config=self._api.create_host_config(
                         init=True,
@@ -208,12 +210,16 @@ class Machine:
 
 
 def sweep(client: engine.DockerClient, server: str | None = None) -> None:
-    """Remove the containers and volumes of `server`, or those whose server no longer lives."""
+    """Remove the containers and volumes of `server`, or those of this namespace whose server no longer lives."""
     api: Any = client.api
     label = LABEL if server is None else f"{LABEL}={server}"
+    namespace = load_settings().namespace
 
     def left(item: Mapping[str, Any]) -> bool:
-        return server is not None or is_alive(item["Labels"].get(f"{LABEL}.owner", "")) is False
+        if server is not None:
+            return True
+        labels = item["Labels"]
+        return namespace_of(labels) == namespace and is_alive(labels.get(f"{LABEL}.owner", "")) is False
 
     for item in api.containers(all=True, filters={"label": label}):
         if left(item):

@@ -12,10 +12,10 @@ from typing import Any
 from harvest_nb import engine
 from harvest_nb.daytona_local.faults import Faults
 from harvest_nb.daytona_local.replies import ApiError, now
+from harvest_nb.settings import load_settings
 
-__all__ = ["DEFAULT_SNAPSHOT", "Snapshots", "snapshot_dto"]
+__all__ = ["Snapshots", "snapshot_dto"]
 
-DEFAULT_SNAPSHOT = "harvest-daytona-snapshot:latest"
 _FROM_ONLY = re.compile(r"\A\s*FROM\s+(\S+)\s*\Z", re.IGNORECASE)
 
 
@@ -37,7 +37,7 @@ class Snapshots:
 
     async def resolve(self, name: str | None) -> dict[str, Any]:
         """The active snapshot of that name or id. Raises ApiError."""
-        wanted = name or DEFAULT_SNAPSHOT
+        wanted = name or load_settings().image
         found = self.find(wanted)
         if found is not None:
             if found["state"] != "active":

@@ -13,7 +13,7 @@ from typing import Any
 from harvest_nb import engine
 from harvest_nb.daytona_local.machine import LABEL
 from harvest_nb.daytona_local.replies import ApiError, now
-from harvest_nb.sandbox.owner import owner
+from harvest_nb.sandbox.owner import in_namespace, owner
 
 __all__ = ["Volumes", "check_allow_lists"]
 
@@ -34,7 +34,7 @@ class Volumes:
         ident = str(uuid.uuid4())
         if any(volume["name"] == name for volume in self.all.values()):
             raise ApiError(409, f"Volume with name {name} already exists")
-        labels = {LABEL: self._server, f"{LABEL}.owner": owner()}
+        labels = {LABEL: self._server, f"{LABEL}.owner": owner(), **in_namespace()}
         # At once, so that of two at a time one is refused.
         self.all[ident] = {
             "id": ident,

@@ -189,8 +189,10 @@ class Provider(Protocol):
     ) -> Sandbox:
         """A new sandbox. `ttl` is the lease in seconds; `network` is `"none"` or `"open"`."""
 
-    async def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[SandboxInfo]:
-        """The sandboxes that carry all of `labels`."""
+    async def list(
+        self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
+    ) -> builtins.list[SandboxInfo]:
+        """The sandboxes of this namespace (`HARVEST_NAMESPACE`), or of all, that carry all of `labels`."""
 
-    async def reap(self) -> builtins.list[str]:
-        """Remove the sandboxes that no live process holds; returns their ids."""
+    async def reap(self, *, all_namespaces: bool = False) -> builtins.list[str]:
+        """Remove the sandboxes of this namespace, or of all, that no live process holds; returns their ids."""

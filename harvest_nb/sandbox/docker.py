@@ -23,16 +23,16 @@ from harvest_nb import engine
 from harvest_nb.errors import SandboxError
 from harvest_nb.sandbox.base import Limits, SandboxInfo
 from harvest_nb.sandbox.exec_stream import open_exec_stream
-from harvest_nb.sandbox.owner import is_alive, owner
+from harvest_nb.sandbox.owner import in_namespace, is_alive, namespace_of, owner
 from harvest_nb.sandbox.relay import Relay, Stream
 from harvest_nb.sandbox.relay_files import RELAY, relay_archive, relay_digest
 from harvest_nb.sandbox.relayd.daemon import LAPSED
 from harvest_nb.sandbox.relayed import RelayedSandbox
 from harvest_nb.sandbox.uncancelled import in_thread, to_the_end
+from harvest_nb.settings import load_settings
 
 __all__ = ["DockerProvider"]
 
-DEFAULT_IMAGE = "harvest-daytona-snapshot:latest"
 APP = PurePosixPath("/app")
 HOME = PurePosixPath("/home/harvest")
 _LABEL = "harvest.sandbox"
@@ -71,7 +71,7 @@ class DockerProvider:
         limits: Limits | None = None,
         network: str = "none",
     ) -> RelayedSandbox:
-        """A running container from `snapshot` (an image's tag or id).
+        """A running container from `snapshot` (an image's tag or id; default: `HARVEST_IMAGE`).
 
         `env` is handed to each program when it starts and stays out of the container's own description.
 
@@ -84,7 +84,13 @@ class DockerProvider:
         ident = uuid.uuid4().hex[:12]
         # A cancelled caller must not leave a container behind whose creation it never heard of.
         making = in_thread(
-            self._start, ident, snapshot or DEFAULT_IMAGE, labels or {}, ttl, limits or Limits(), network
+            self._start,
+            ident,
+            snapshot or load_settings().image,
+            {**(labels or {}), **in_namespace()},
+            ttl,
+            limits or Limits(),
+            network,
         )
         try:
             container, image = await asyncio.shield(making)
@@ -251,11 +257,15 @@ class DockerProvider:
         Raises:
             SandboxError: no such image. EngineError: no engine can be used.
         """
-        return str((await asyncio.to_thread(self._describe, snapshot or DEFAULT_IMAGE))["Id"])
+        return str((await asyncio.to_thread(self._describe, snapshot or load_settings().image))["Id"])
 
     def place(self) -> Hashable:
-        """The engine: a client that was given, or the address at which one is found. Raises EngineError."""
-        return engine.endpoint().host if self._given is None else self._given
+        """The engine (a client that was given, or the address at which one is found), and the namespace.
+
+        Raises:
+            EngineError: no engine can be used.
+        """
+        return engine.endpoint().host if self._given is None else self._given, load_settings().namespace
 
     async def relabel(self, ident: str, run: str) -> None:
         """List the container under `harvest.run=<run>` from now on: labels cannot change later, but its name can.
@@ -272,13 +282,18 @@ class DockerProvider:
             except engine.NotFound as error:
                 raise SandboxError(f"There is no container harvest-{ident} any more") from error
 
-    async def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[SandboxInfo]:
-        """All containers of this package that carry `labels`, whoever owns them."""
-        return await asyncio.to_thread(self._list, labels or {})
+    async def list(
+        self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
+    ) -> builtins.list[SandboxInfo]:
+        """The containers of this namespace, or of all, that carry `labels`, whichever process owns them."""
+        namespace = None if all_namespaces else load_settings().namespace
+        return await asyncio.to_thread(self._list, labels or {}, namespace)
 
-    def _list(self, labels: Mapping[str, str]) -> builtins.list[SandboxInfo]:
+    def _list(self, labels: Mapping[str, str], namespace: str | None) -> builtins.list[SandboxInfo]:
         with engine.engine_errors("list containers"):
             found = self.client.api.containers(all=True, filters={"label": [_LABEL]})
+        if namespace is not None:
+            found = [item for item in found if namespace_of(item["Labels"]) == namespace]
         for item in found:
             run = item["Names"][0].partition(_GIVEN)[2] if item.get("Names") else ""
             if run:
@@ -310,9 +325,9 @@ class DockerProvider:
             return True  # the relay has not come up yet, or is just going: its lease decides
         return bool(said["lease_seconds"] > 0)
 
-    async def reap(self) -> builtins.list[str]:
-        """Remove the containers that no live process holds; returns their ids."""
-        left = [info.id for info in await self.list() if not info.held]
+    async def reap(self, *, all_namespaces: bool = False) -> builtins.list[str]:
+        """Remove the containers of this namespace, or of all, that no live process holds; returns their ids."""
+        left = [info.id for info in await self.list(all_namespaces=all_namespaces) if not info.held]
         for ident in left:
             await asyncio.to_thread(self._remove, ident)
         return left

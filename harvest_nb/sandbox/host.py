@@ -24,11 +24,13 @@ from harvest_nb.errors import SandboxError
 from harvest_nb.machine.locks import is_locked
 from harvest_nb.paths import cache_dir, snapshot_dir
 from harvest_nb.sandbox.base import Limits, SandboxInfo
+from harvest_nb.sandbox.owner import NAMESPACE, in_namespace, namespace_of
 from harvest_nb.sandbox.relay import Relay, Stream
 from harvest_nb.sandbox.relay_files import RELAY_HERE
 from harvest_nb.sandbox.relayed import RelayedSandbox
 from harvest_nb.sandbox.toolchain import Toolchain, host_toolchain
 from harvest_nb.sandbox.uncancelled import in_thread, to_the_end
+from harvest_nb.settings import load_settings
 from harvest_nb.snapshot.sources import collect, stage
 
 __all__ = ["HostProvider"]
@@ -70,7 +72,7 @@ class HostProvider:
         toolchain = await host_toolchain(self._say)
         ident = uuid.uuid4().hex[:12]
         base = _folder() / ident
-        laying = in_thread(self._lay_out, base, labels or {}, toolchain)
+        laying = in_thread(self._lay_out, base, {**(labels or {}), **in_namespace()}, toolchain)
         try:
             lock = await asyncio.shield(laying)
         except asyncio.CancelledError:
@@ -94,7 +96,7 @@ class HostProvider:
             lock = os.open(base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            (base / "labels").write_text("\n".join(f"{key}={value}" for key, value in labels.items()))
+            _write_labels(base, labels)
             stage(collect(self._source_root), base)
             for name in ("app/workspace", "home", "tmp"):
                 (base / name).mkdir(parents=True)
@@ -180,20 +182,29 @@ class HostProvider:
         return digest.hexdigest()
 
     def place(self) -> Hashable:
-        """The folder that holds the directories, and where the config sources are taken from."""
-        return _folder(), self._source_root
+        """The folder that holds the directories, where the config sources are taken from, and the namespace."""
+        return _folder(), self._source_root, load_settings().namespace
 
     async def relabel(self, ident: str, run: str) -> None:
         """List the directory under `harvest.run=<run>` from now on."""
+        base = _folder() / ident
         try:
-            (_folder() / ident / "labels").write_text(f"harvest.run={run}")
+            _write_labels(base, {"harvest.run": run, NAMESPACE: namespace_of(_labels(base))})
         except FileNotFoundError as error:
             raise SandboxError(f"There is no sandbox {ident}") from error
 
-    async def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[SandboxInfo]:
-        """All directories under this user's cache that carry `labels`."""
+    async def list(
+        self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
+    ) -> builtins.list[SandboxInfo]:
+        """The directories under this user's cache, of this namespace or of all, that carry `labels`."""
+        namespace = None if all_namespaces else load_settings().namespace
         found = await asyncio.to_thread(self._list)
-        return [info for info in found if (labels or {}).items() <= info.labels.items()]
+        return [
+            info
+            for info in found
+            if (labels or {}).items() <= info.labels.items()
+            and namespace in (None, namespace_of(info.labels))
+        ]
 
     def _list(self) -> builtins.list[SandboxInfo]:
         if not _folder().is_dir():
@@ -208,13 +219,11 @@ class HostProvider:
 
     def _info(self, base: Path) -> SandboxInfo:
         held, created = is_locked(base / "lock"), datetime.fromtimestamp(base.stat().st_mtime, UTC)
-        text = (base / "labels").read_text() if (base / "labels").exists() else ""
-        labels = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-        return SandboxInfo(base.name, self.name, "running" if held else "left", created, labels, held)
+        return SandboxInfo(base.name, self.name, "running" if held else "left", created, _labels(base), held)
 
-    async def reap(self) -> builtins.list[str]:
-        """Remove the directories that no relay holds any more; returns their ids."""
-        left = [info.id for info in await self.list() if not info.held]
+    async def reap(self, *, all_namespaces: bool = False) -> builtins.list[str]:
+        """Remove the directories of this namespace, or of all, that no relay holds any more; returns their ids."""
+        left = [info.id for info in await self.list(all_namespaces=all_namespaces) if not info.held]
         for ident in left:
             # Nobody takes up a directory that was let go of, so it needs no lock to be removed.
             await asyncio.to_thread(_discard, _folder() / ident)
@@ -223,6 +232,16 @@ class HostProvider:
 
 def _folder() -> Path:
     return cache_dir() / "sandboxes"
+
+
+def _write_labels(base: Path, labels: Mapping[str, str]) -> None:
+    (base / "labels").write_text("\n".join(f"{key}={value}" for key, value in labels.items()))
+
+
+def _labels(base: Path) -> dict[str, str]:
+    """The labels of a directory; none while it is being laid out."""
+    text = (base / "labels").read_text() if (base / "labels").exists() else ""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Who holds a sandbox: a process of this machine, named so that no other process is mistaken for it.
+"""Who holds a sandbox: a process of this machine, named so that no other process is mistaken for it; and which
+namespace a sandbox belongs to.
 
 Process ids are reused, and two machines or two containers can have one host name. So a name has the process's start
 too, and the boot and the process namespace in which its id means anything.
@@ -8,12 +9,28 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-__all__ = ["is_alive", "owner"]
+from harvest_nb.settings import DEFAULT_NAMESPACE, load_settings
+
+__all__ = ["NAMESPACE", "in_namespace", "is_alive", "namespace_of", "owner"]
+
+NAMESPACE = "harvest.namespace"
+"""The label that names the namespace of a sandbox, a container or a volume."""
+
+
+def namespace_of(labels: Mapping[str, str]) -> str:
+    """Return the namespace that `labels` name; what older versions made has no such label and is in the default one."""
+    return labels.get(NAMESPACE, DEFAULT_NAMESPACE)
+
+
+def in_namespace() -> dict[str, str]:
+    """Return the label of what this process makes now (`HARVEST_NAMESPACE`). Raises SettingsError."""
+    return {NAMESPACE: load_settings().namespace}
 
 
 def owner() -> str:

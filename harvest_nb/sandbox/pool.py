@@ -36,7 +36,7 @@ class Relabelling(Provider, Protocol):
         """
 
     def place(self) -> Hashable:
-        """Where it makes sandboxes: providers of one name and place are as good as one another."""
+        """Where it makes sandboxes, and in which namespace: providers of one name and place can share a pool."""
 
 
 class _Warm(NamedTuple):
@@ -213,13 +213,15 @@ class Pool:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("A sandbox that nobody got could not be removed: %s", error, exc_info=error)
 
-    async def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[SandboxInfo]:
+    async def list(
+        self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
+    ) -> builtins.list[SandboxInfo]:
         """The provider's sandboxes, warm ones included."""
-        return await self._provider.list(labels)
+        return await self._provider.list(labels, all_namespaces=all_namespaces)
 
-    async def reap(self) -> builtins.list[str]:
+    async def reap(self, *, all_namespaces: bool = False) -> builtins.list[str]:
         """As the provider does it; warm sandboxes are held by this process."""
-        return await self._provider.reap()
+        return await self._provider.reap(all_namespaces=all_namespaces)
 
     async def close(self) -> None:
         """Close what stands ready or is being made. Safe to call twice."""

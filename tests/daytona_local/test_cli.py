@@ -86,7 +86,7 @@ def test_it_prints_its_key_serves_and_takes_its_sandboxes_with_it(
         made = ask(told, "POST", "/sandbox", snapshot=snapshot_image.id, **KEEPING)
         volume = ask(told, "POST", "/volumes", name="v")
         listed = subprocess.run(
-            [*COMMAND, "sandboxes", "--provider", "daytona", "--json"],
+            [*COMMAND, "sandboxes", "--provider", "daytona", "--all", "--json"],
             env=env,
             capture_output=True,
             check=True,

@@ -16,6 +16,9 @@ import pytest
 from harvest_nb.paths import cache_dir
 from harvest_nb.sandbox.host import HostProvider
 from harvest_nb.sandbox.toolchain import host_toolchain
+from harvest_nb.settings import load_settings
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -50,7 +53,9 @@ def reaper(cache: Path) -> Iterator[None]:
         [sys.executable, "-c", program], env={**os.environ, "HARVEST_CACHE": str(cache)},
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    (cache / "sandboxes" / "left-behind").mkdir(parents=True)
+    left_behind = cache / "sandboxes" / "left-behind"
+    left_behind.mkdir(parents=True)
+    (left_behind / "labels").write_text(f"harvest.namespace={load_settings().namespace}")
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "left-behind\n"  # it is at work

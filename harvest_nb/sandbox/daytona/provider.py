@@ -37,8 +37,9 @@ from harvest_nb.sandbox.daytona.making import Maker
 from harvest_nb.sandbox.daytona.retry import explained, persist
 from harvest_nb.sandbox.daytona.sandbox import LABEL, DaytonaSandbox, open_sandbox, state_of
 from harvest_nb.sandbox.daytona.switching import start, stop
-from harvest_nb.sandbox.owner import owner
+from harvest_nb.sandbox.owner import in_namespace, namespace_of, owner
 from harvest_nb.sandbox.uncancelled import to_the_end
+from harvest_nb.settings import load_settings
 
 __all__ = ["DaytonaProvider"]
 
@@ -139,6 +140,7 @@ class DaytonaProvider:
             "labels": {
                 **(labels or {}),
                 **OURS,
+                **in_namespace(),
                 LABEL: ident,
                 OWNER: owner(),
                 "harvest.created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -270,12 +272,19 @@ class DaytonaProvider:
             except DaytonaError as error:
                 raise explained(error, f"start sandbox {id}") from error
 
-    async def list(self, labels: Mapping[str, str] | None = None) -> builtins.list[SandboxInfo]:
-        """All sandboxes of this package at Daytona that carry `labels`, whoever owns them."""
+    async def list(
+        self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
+    ) -> builtins.list[SandboxInfo]:
+        """This package's sandboxes at Daytona, of this namespace or of all, that carry `labels`, whoever owns them."""
+        namespace = None if all_namespaces else load_settings().namespace
         async with self._client() as client:
             book = self._book(client)
             try:
-                found = [each for each in await book.labelled(labels or {}) if LABEL in each.labels]
+                found = [
+                    each
+                    for each in await book.labelled(labels or {})
+                    if LABEL in each.labels and namespace in (None, namespace_of(each.labels))
+                ]
             except DaytonaError as error:
                 raise explained(error, "list the sandboxes") from error
             return [
@@ -290,9 +299,9 @@ class DaytonaProvider:
                 for remote, held in zip(found, await book.are_held(found), strict=True)
             ]
 
-    async def reap(self) -> builtins.list[str]:
-        """Remove the sandboxes that no live process holds; returns their ids."""
-        left = [info.id for info in await self.list() if not info.held]
+    async def reap(self, *, all_namespaces: bool = False) -> builtins.list[str]:
+        """Remove the sandboxes of this namespace, or of all, that no live process holds; returns their ids."""
+        left = [info.id for info in await self.list(all_namespaces=all_namespaces) if not info.held]
         async with self._client() as client:
             asked = (self._book(client).delete_all(ident, self._delete_timeout) for ident in left)
             done = await asyncio.gather(*asked, return_exceptions=True)
