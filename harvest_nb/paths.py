@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
-__all__ = ["cache_dir", "config_dir", "data_root", "notebook_paths", "notebooks_dir", "snapshot_dir"]
+__all__ = [
+    "cache_dir",
+    "config_dir",
+    "data_root",
+    "locks_dir",
+    "notebook_paths",
+    "notebooks_dir",
+    "snapshot_dir",
+]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -43,3 +52,22 @@ def cache_dir() -> Path:
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "harvest-nb"
+
+
+def locks_dir() -> Path:
+    """The folder, made where it is missing, of locks that all of this user's processes on this machine share.
+
+    They guard what the machine has once, its Docker engine above all, so they do not lie in the cache: checkouts with
+    caches of their own must wait for each other too.
+
+    Raises:
+        OSError: it cannot be made, or somebody else has made it.
+    """
+    mine = Path(tempfile.gettempdir()) / f"harvest-nb-{os.getuid()}"
+    mine.mkdir(mode=0o700, exist_ok=True)
+    if mine.is_symlink() or mine.stat().st_uid != os.getuid():
+        raise PermissionError(
+            f"{mine} belongs to another user: remove it, or set TMPDIR to a folder of your own"
+        )
+    (mine / "locks").mkdir(exist_ok=True)
+    return mine / "locks"

@@ -1,33 +1,57 @@
-"""Fixtures of the whole suite: a Docker engine, the snapshot image built once, and a stand-in for Daytona."""
+"""Fixtures of the whole suite: a Docker engine, the snapshot image built once, and a stand-in for Daytona.
+
+Each process that runs tests has a namespace of its own, so neither the other workers of the same suite nor anybody
+else on the same engine or machine is in its way.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import subprocess
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import SecretStr
 
-from harvest_nb.daytona_local import LocalDaytona, local_daytona
-from harvest_nb.engine import APIError, DockerClient, connect
 from harvest_nb.errors import EngineError
-from harvest_nb.sandbox.base import Provider
-from harvest_nb.sandbox.daytona import Account, DaytonaProvider
-from harvest_nb.sandbox.docker import DockerProvider
-from harvest_nb.sandbox.host import HostProvider
-from harvest_nb.snapshot import Snapshot, build
+from harvest_nb.settings import load_settings
 
-# A suite started in the background inherits an ignored Ctrl-C, and so would the programs whose Ctrl-C is tested.
+# What takes long to load is loaded by the fixtures that need it: a test that needs none of it starts at once.
+if TYPE_CHECKING:
+    from harvest_nb.daytona_local import LocalDaytona
+    from harvest_nb.engine import DockerClient
+    from harvest_nb.sandbox.base import Provider
+    from harvest_nb.sandbox.daytona import DaytonaProvider
+    from harvest_nb.snapshot import Snapshot
+
+# A suite started in the background, or under nohup, inherits ignored signals, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+BUILT_AS = load_settings().image
+"""The tag under which the image is built: that of whoever runs the tests, so that the next run finds it."""
+os.environ.pop("HARVEST_IMAGE", None)
+os.environ["HARVEST_NAMESPACE"] = f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the JUnit report say which process ran the test."""
+    item.user_properties.append(("worker", os.environ.get("PYTEST_XDIST_WORKER", "main")))
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[DockerClient]:
     """The running Docker engine. Without one its tests are skipped, or fail where `HARVEST_REQUIRE_DOCKER=1`."""
+    from harvest_nb.engine import connect
+    from harvest_nb.sandbox.docker import DockerProvider
+
     try:
         client = connect()
     except EngineError as error:
@@ -36,11 +60,14 @@ def engine() -> Iterator[DockerClient]:
         pytest.skip(str(error))
     with closing(client):
         yield client
+        asyncio.run(DockerProvider(client).reap())  # what tests have left behind on purpose
 
 
 @pytest.fixture(scope="session")
 def daytona_server(engine: DockerClient) -> Iterator[LocalDaytona]:
     """The stand-in for Daytona; a test that switches a fault on takes `daytona`, which switches it off again."""
+    from harvest_nb.daytona_local import local_daytona
+
     with local_daytona(engine) as server:
         yield server
 
@@ -56,6 +83,10 @@ def daytona(daytona_server: LocalDaytona) -> Iterator[LocalDaytona]:
 @pytest.fixture
 def daytona_provider(daytona: LocalDaytona, snapshot_image: Snapshot) -> DaytonaProvider:
     """The provider `daytona` at the stand-in, with the snapshot image."""
+    from pydantic import SecretStr
+
+    from harvest_nb.sandbox.daytona import Account, DaytonaProvider
+
     account = Account(SecretStr(daytona.api_key), daytona.api_url)
     return DaytonaProvider(account, snapshot=snapshot_image.id, start_timeout=60)
 
@@ -66,10 +97,14 @@ def provider_named(request: pytest.FixtureRequest) -> Callable[[str], Provider]:
 
     def named(name: str) -> Provider:
         if name == "host":
+            from harvest_nb.sandbox.host import HostProvider
+
             return HostProvider()
         if name == "daytona":
             provider: Provider = request.getfixturevalue("daytona_provider")
             return provider
+        from harvest_nb.sandbox.docker import DockerProvider
+
         request.getfixturevalue("snapshot_image")
         return DockerProvider(request.getfixturevalue("engine"))
 
@@ -80,18 +115,42 @@ def provider_named(request: pytest.FixtureRequest) -> Callable[[str], Provider]:
 def snapshot_image(engine: DockerClient) -> Iterator[Snapshot]:
     """The snapshot image as `build()` makes it; what has not changed comes from the engine's cache.
 
-    It has a name of this suite's for as long: another checkout's build takes the snapshot's tag over, and the engine
-    removes an image without a name together with the last one that was made from it.
+    It has this namespace's tag too: another checkout's build takes over the tag under which it was built, and the
+    engine removes an image without a tag together with the last one that was made from it.
     """
-    snapshot = asyncio.run(build(client=engine))
+    from harvest_nb.engine import APIError
+    from harvest_nb.snapshot import build, inspect
+
+    built = asyncio.run(build(tag=BUILT_AS, client=engine))
     api: Any = engine.api  # partly untyped
-    name = f"harvest-test-suite:{os.getpid()}"
-    api.tag(snapshot.id, *name.split(":"))
+    tag = load_settings().image
+    api.tag(built.id, *tag.split(":"))
     try:
-        yield snapshot
+        yield inspect(tag, engine)
     finally:
         try:
-            api.remove_image(name, noprune=True, force=True)
+            api.remove_image(tag, noprune=True, force=True)
         except APIError as error:
             if error.status_code not in (404, 409):  # somebody has cleaned up, or uses it just now
                 raise
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder like `tmp_path` whose name leaves room for sockets below it: theirs may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as folder:
+        yield Path(folder)
+        # An engine of a test's own that did not end in peace leaves its mounts.
+        for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
+            if (point := mount.split()[1]).startswith(folder):
+                subprocess.run(["umount", "--lazy", point], check=False)
+
+
+@pytest.fixture
+def own_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The machine's locks for this test alone: what others build or start does not make it wait."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder

@@ -1,4 +1,4 @@
-"""One at a time across processes: a lock on a file in the cache, released by the system when its holder dies."""
+"""One at a time across processes: a lock on a file, released by the system when its holder dies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harvest_nb.machine.command import Stop
-from harvest_nb.paths import cache_dir
+from harvest_nb.paths import locks_dir
 
 __all__ = ["is_locked", "one_at_a_time"]
 
@@ -30,16 +30,14 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def one_at_a_time(name: str, *, say: Callable[[str], None], stop: Stop | None = None) -> Iterator[None]:
-    """Hold the lock `name` of this user's cache; while another process or thread holds it, wait and say so.
+    """Hold this user's lock `name` on this machine; while another process or thread holds it, wait and say so.
 
     Raises:
         Cancelled: `stop` was asked while waiting.
-        OSError: the cache cannot be written.
+        OSError: see `harvest_nb.paths.locks_dir`.
     """
     stop = stop or Stop()
-    folder = cache_dir() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", name) + ".lock")).open("w") as file:
+    with (locks_dir() / (re.sub(r"[^A-Za-z0-9._-]+", "_", name) + ".lock")).open("w") as file:
         told = False
         while True:
             try:

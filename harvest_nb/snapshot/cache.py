@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from harvest_nb.engine import APIError, DockerClient, Image, ImageNotFound, engine_errors
-from harvest_nb.paths import cache_dir
+from harvest_nb.paths import locks_dir
 from harvest_nb.snapshot.steps import BuildLog
 
 __all__ = ["REPOSITORY", "building", "cache_name", "forget", "keep_finished", "keep_unfinished"]
@@ -128,6 +128,4 @@ def building() -> Iterator[None]:
 
 
 def _lock_file() -> IO[str]:
-    folder = cache_dir() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / "build-cache.lock").open("w")
+    return (locks_dir() / "build-cache.lock").open("w")

@@ -40,12 +40,12 @@ def reason(where: pytest.ExceptionInfo[EngineError]) -> str:
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_docker_settings: None) -> Path:
+def own(monkeypatch: pytest.MonkeyPatch, short_path: Path, own_locks: Path, no_docker_settings: None) -> Path:
     """A place of one's own where no engine answers, and nothing that could start one."""
-    monkeypatch.setenv("HARVEST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client, "DEFAULT_SOCKET", f"unix://{tmp_path}/docker.sock")
+    monkeypatch.setenv("HARVEST_CACHE", str(short_path / "cache"))
+    monkeypatch.setattr(client, "DEFAULT_SOCKET", f"unix://{short_path}/docker.sock")
     monkeypatch.setattr(setup, "_service_commands", list)
-    return tmp_path
+    return short_path
 
 
 @pytest.mark.docker

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,13 +15,8 @@ if TYPE_CHECKING:
 else:
     Tiny = Any
 
-pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(autouse=True)
-def own_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No build of somebody else may be waited for, or spared."""
-    monkeypatch.setenv("HARVEST_CACHE", str(tmp_path / "cache"))
+# No build of somebody else may be waited for, or spared.
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("own_locks")]
 
 
 def two_stages(tiny: Tiny, toolchain: str, *lines: str) -> None:

@@ -88,7 +88,8 @@ def test_no_canary_is_in_the_real_image_either(
     engine: DockerClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     redactor = canaries(monkeypatch)
-    snapshot = asyncio.run(build(client=engine, tag="harvest-test-canary:real"))
+    tag = f"harvest-test-canary:{secrets.token_hex(4)}"
+    snapshot = asyncio.run(build(client=engine, tag=tag))
     try:
         found: set[str] = set()
         rest = b""
@@ -99,13 +100,14 @@ def test_no_canary_is_in_the_real_image_either(
         assert found == set()
         assert redactor.found(json.dumps([engine.api.history(snapshot.id), dict(snapshot.labels)])) == []
     finally:
-        engine.api.remove_image("harvest-test-canary:real", noprune=True)
-        forget(engine, "harvest-test-canary:real")
+        engine.api.remove_image(tag, noprune=True)
+        forget(engine, tag)
 
 
 @pytest.mark.soak
 async def test_node_22_builds_and_keeps_the_whole_contract(engine: DockerClient):
-    snapshot = await build(client=engine, tag="harvest-test-node22:soak", node_version="22")
+    tag = f"harvest-test-node22:{secrets.token_hex(4)}"
+    snapshot = await build(client=engine, tag=tag, node_version="22")
     try:
         assert snapshot.manifest["versions"]["node"].startswith("22.")
         assert snapshot.size <= 1.5e9
@@ -113,5 +115,5 @@ async def test_node_22_builds_and_keeps_the_whole_contract(engine: DockerClient)
         assert report.failures == ()
         assert {row.status for row in report} == {"pass"}
     finally:
-        engine.api.remove_image("harvest-test-node22:soak", noprune=True)
-        forget(engine, "harvest-test-node22:soak")
+        engine.api.remove_image(tag, noprune=True)
+        forget(engine, tag)

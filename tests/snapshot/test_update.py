@@ -14,6 +14,8 @@ from harvest_nb.paths import snapshot_dir
 from harvest_nb.snapshot.homemade import read_recipe
 from harvest_nb.snapshot.update import Change, _put, lock_changes, newest, update
 
+pytestmark = pytest.mark.slow
+
 FILES = ("package.json", "package-lock.json", "base.toml")
 
 
