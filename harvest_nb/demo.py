@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +13,22 @@ from rich.markup import escape
 
 from harvest_nb import engine
 from harvest_nb.errors import EngineError, TokenError
-from harvest_nb.notebooks import NotebookResult, results_table, run_notebooks
+from harvest_nb.notebooks import NotebookResult, parameters, results_table, run_notebooks
 from harvest_nb.paths import notebook_paths
 from harvest_nb.settings import load_settings
 from harvest_nb.site import build_site
 from harvest_nb.snapshot import Snapshot
 
 __all__ = ["Demo", "demo"]
+
+_RECORDING = ("00_tour", "04_run_session")
+"""The notebooks whose runs the next ones show."""
+_READING = ("01_architecture", "05_message_flow", "06_costs")
+_AFTER = {
+    **dict.fromkeys(_READING, _RECORDING),
+    # Both read every layer for secrets; what the first has found clean, the second need not read.
+    "03_validate_snapshot": ("00_tour",),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,12 @@ class Demo:
 
 
 def demo(
-    out: Path, *, build: Callable[[], Snapshot], live: bool = False, console: Console | None = None
+    out: Path,
+    *,
+    build: Callable[[], Snapshot],
+    live: bool = False,
+    jobs: int | None = None,
+    console: Console | None = None,
 ) -> Demo:
     """Run the main job headless.
 
@@ -46,6 +61,7 @@ def demo(
         out: gets `executed/`, `html/`, `runs/` and `junit.xml`.
         build: builds the image, showing its progress.
         live: use Anthropic's endpoint, with `CLAUDE_CODE_OAUTH_TOKEN`.
+        jobs: how many notebooks run at the same time (default: as many as there are CPUs, at most four).
         console: where each step is told.
 
     Raises:
@@ -66,18 +82,23 @@ def demo(
         say.print(
             f"Snapshot {snapshot.tag}: {snapshot.size / 1e9:.2f} GB, {how}", highlight=False, markup=False
         )
-    runs = out / "runs"
+    runs = (out / "runs").resolve()
+    # A folder for each notebook's runs, so that the pages are the same whichever notebook ends first.
+    shown = str(runs / "shown")
+    single = {path.stem: {"runs_dir": str(runs / path.stem)} for path in notebook_paths() if _records(path)}
+    single |= {name: {"runs_dir": shown} for name in (*_RECORDING, "01_architecture")}
+    single |= {name: {"run": shown} for name in ("05_message_flow", "06_costs")}
     results = run_notebooks(
         notebook_paths(),
         out / "executed",
         {
             "provider": "docker" if missing is None else "host",
             "endpoint": "anthropic" if live else "scripted",
-            "runs_dir": str(runs.resolve()),
         },
-        # What the earlier notebooks recorded is what these two are about.
-        per_notebook={name: {"run": str(runs.resolve())} for name in ("05_message_flow", "06_costs")},
+        per_notebook=single,
         requires={"docker": missing},
+        after=_AFTER,
+        jobs=jobs or min(os.cpu_count() or 1, 4),
         live=live,
         console=say,
         junit=out / "junit.xml",
@@ -85,6 +106,10 @@ def demo(
     index = build_site(results, out / "html")
     say.print(results_table(results))
     return Demo(results, index, out / "junit.xml", time.monotonic() - start)
+
+
+def _records(path: Path) -> bool:
+    return any(parameter.name == "runs_dir" for parameter in parameters(path))
 
 
 def _engine(say: Console) -> str | None:

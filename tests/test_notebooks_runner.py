@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 import pytest
 from junitparser import JUnitXml
 from rich.console import Console
@@ -32,6 +33,8 @@ from harvest_nb.notebooks import (
 )
 from harvest_nb.notebooks.engine import kernel_environment
 from harvest_nb.redact import Redactor
+
+pytestmark = pytest.mark.slow
 
 DATA = Path(__file__).parent / "data" / "notebooks"
 NOBODY = Redactor()
@@ -389,12 +392,46 @@ def test_the_source_is_not_overwritten(tmp_path):
         run("fine", DATA)
 
 
-def test_ctrl_c_ends_the_kernel_and_keeps_the_partial_notebook(tmp_path):
-    marker = tmp_path / "marker"
+# Side by side
+
+
+def two(folder: Path) -> list[Path]:
+    """Two notebooks of two names that do as their parameters say."""
+    return [Path(shutil.copy(book("steps"), folder / f"{name}.ipynb")) for name in ("one", "two")]
+
+
+def test_notebooks_run_side_by_side_and_are_told_in_their_order(tmp_path):
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    # Each waits for the other: one after the other they would never end.
+    single = {"one": {"writes": a, "awaits": b}, "two": {"writes": b, "awaits": a}}
+    results = run_notebooks(
+        two(tmp_path), tmp_path / "out", per_notebook=single, jobs=2, cell_timeout=60, secrets=NOBODY
+    )
+    assert [(each.name, each.outcome) for each in results] == [("one", "ok"), ("two", "ok")]
+
+
+def test_a_notebook_waits_for_those_whose_output_it_reads(tmp_path):
+    written = str(tmp_path / "written")
+    single = {"one": {"needs": written}, "two": {"writes": written}}
+    results = run_notebooks(
+        two(tmp_path), tmp_path / "out", per_notebook=single, after={"one": ["two"]}, jobs=2, secrets=NOBODY
+    )
+    assert [(each.name, each.outcome) for each in results] == [("one", "ok"), ("two", "ok")]
+
+
+def test_notebooks_that_wait_for_each_other_are_named(tmp_path):
+    with pytest.raises(NotebookError, match="one, two wait for each other"):
+        run_notebooks(two(tmp_path), tmp_path / "out", after={"one": ["two"], "two": ["one"]}, secrets=NOBODY)
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_ends_the_kernels_and_keeps_the_partial_notebooks(tmp_path):
+    for name in ("one", "two"):
+        shutil.copy(book("slow"), tmp_path / f"{name}.ipynb")
     program = (
         "from pathlib import Path; from harvest_nb.notebooks import run_notebooks; "
-        f"run_notebooks([Path({str(book('slow'))!r})], Path('out'), "
-        f"dict(marker={str(marker)!r}), junit=Path('out/junit.xml'))"
+        "run_notebooks([Path('one.ipynb'), Path('two.ipynb')], Path('out'), jobs=2, junit=Path('junit.xml'), "
+        "per_notebook={name: {'marker': f'{name}.marker'} for name in ('one', 'two')})"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -403,28 +440,23 @@ def test_ctrl_c_ends_the_kernel_and_keeps_the_partial_notebook(tmp_path):
         text=True,
         start_new_session=True,
     )
-    executed = tmp_path / "out" / "slow.ipynb"
+    markers = [tmp_path / "one.marker", tmp_path / "two.marker"]
     deadline = time.monotonic() + 60
-    kernel = None
-    while time.monotonic() < deadline and kernel is None:
-        time.sleep(0.2)
-        if executed.exists() and '"status": "running"' in executed.read_text() and _children(process.pid):
-            kernel = _children(process.pid)[0]
-    assert kernel is not None
-    time.sleep(2.5)  # into the cell's sleep
+    while not all(marker.exists() for marker in markers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kernels = psutil.Process(process.pid).children()
+    assert len(kernels) == 2
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=40)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in stderr
-    assert not Path(f"/proc/{kernel}").exists()
-    assert marker.read_text() == "cleaned up"
-    assert "started" in executed.read_text()
-    case = next(iter(next(iter(JUnitXml.fromfile(str(tmp_path / "out" / "junit.xml"))))))
-    assert case.result[0].message == "interrupted"
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    assert not [kernel for kernel in kernels if kernel.is_running()]
+    assert [marker.read_text() for marker in markers] == ["cleaned up"] * 2
+    for name in ("one", "two"):
+        assert "started" in (tmp_path / "out" / f"{name}.ipynb").read_text()
+    cases = next(iter(JUnitXml.fromfile(str(tmp_path / "junit.xml"))))
+    assert [case.result[0].message for case in cases] == ["interrupted"] * 2
 
 
 def test_data_notebooks_hold_no_outputs():

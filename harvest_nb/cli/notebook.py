@@ -28,6 +28,7 @@ def notebooks_run(
     ),
     junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML here.")] = None,
     cell_timeout: Annotated[int, typer.Option(help="Seconds that a cell may take.")] = 600,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="How many run at the same time.")] = 1,
     live: Annotated[bool, typer.Option("--live", help="Let the tokens through to the kernels.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -48,6 +49,7 @@ def notebooks_run(
         per_notebook=single,
         requires={"docker": engine_missing()},
         cell_timeout=cell_timeout,
+        jobs=jobs,
         live=live,
         console=err if as_json else out,
         junit=junit,
@@ -65,12 +67,18 @@ def demo(
         "build/demo"
     ),
     live: Annotated[bool, typer.Option("--live", help="Use Anthropic's endpoint; costs money.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, help="How many notebooks run at the same time (default: one a CPU)."
+        ),
+    ] = None,
 ) -> None:
     """Do the main job: engine, image, every notebook, HTML pages. Exit code 1 when a notebook fails."""
     from harvest_nb import api
     from harvest_nb.demo import demo as main_job
 
-    done = main_job(out_dir, build=lambda: do(api.build()), live=live, console=out)
+    done = main_job(out_dir, build=lambda: do(api.build()), live=live, jobs=jobs, console=out)
     out.print(
         f"{done.seconds:.0f} s in all. JUnit: {done.junit}", highlight=False, markup=False, soft_wrap=True
     )

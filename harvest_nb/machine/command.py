@@ -32,7 +32,7 @@ class Stop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._event = threading.Event()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], object]] = []
 
     @property
     def asked(self) -> bool:
@@ -49,13 +49,25 @@ class Stop:
         self._event.wait(seconds)
         self.check()
 
-    def on_ask(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the work is to stop; at once if it already is."""
+    def on_ask(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback` when the work is to stop; at once if it already is.
+
+        Returns:
+            A function that takes the callback back, for work that has ended meanwhile.
+        """
         with self._lock:
-            if not self._event.is_set():
+            asked = self._event.is_set()
+            if not asked:
                 self._callbacks.append(callback)
-                return
-        callback()
+        if asked:
+            callback()
+
+        def forget() -> None:
+            with self._lock:
+                if callback in self._callbacks:
+                    self._callbacks.remove(callback)
+
+        return forget
 
     def ask(self) -> None:
         """Ask the work to stop."""

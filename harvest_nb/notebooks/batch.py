@@ -1,28 +1,38 @@
-"""Run several notebooks, one after the other: parameters shared out, what cannot run here left out.
+"""Run several notebooks, some of them side by side: parameters shared out, what cannot run here left out.
 
-Notebooks depend on each other only through their parameters.
+Notebooks depend on each other only through their parameters and through what the caller says in `after`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jupyter_core.utils import ensure_event_loop
 from rich.console import Console
-from rich.markup import escape
-from rich.status import Status
 
 from harvest_nb.errors import NotebookError, ParameterError
+from harvest_nb.machine.command import Cancelled, Stop
 from harvest_nb.notebooks.inputs import parameters, read_notebook
+from harvest_nb.notebooks.live_table import LiveTable
 from harvest_nb.notebooks.report import write_junit
 from harvest_nb.notebooks.run import CellFailure, NotebookResult, run_notebook, vet
 from harvest_nb.redact import Redactor
 from harvest_nb.settings import load_settings
 
 __all__ = ["run_notebooks"]
+
+
+class _Planned(NamedTuple):
+    """One notebook of a batch; `reason` says why it is not run (empty: it is)."""
+
+    path: Path
+    given: dict[str, Any]
+    reason: str
 
 
 def run_notebooks(
@@ -32,6 +42,8 @@ def run_notebooks(
     *,
     per_notebook: Mapping[str, Mapping[str, Any]] | None = None,
     requires: Mapping[str, str | None] | None = None,
+    after: Mapping[str, Sequence[str]] | None = None,
+    jobs: int = 1,
     cell_timeout: int = 600,
     cwd: Path | None = None,
     live: bool = False,
@@ -39,75 +51,97 @@ def run_notebooks(
     console: Console | None = None,
     junit: Path | None = None,
 ) -> list[NotebookResult]:
-    """Run notebooks one after the other; a failing one does not keep the others from running.
+    """Run notebooks, `jobs` at once; a failing one does not keep the others from running.
 
     Args:
         parameters: common values, each given to those notebooks that have the parameter.
         per_notebook: values by the notebook's name; they win over common ones.
         requires: what is here: name to None, or to the reason why it is not (`{"docker": "HARVEST_ENGINE=off"}`).
             A notebook says what it needs in its metadata, `{"harvest": {"requires": ["docker"]}}`.
+        after: by a notebook's name, those that must have ended before it starts, as it reads what they write.
+        jobs: how many run at the same time, each in a kernel of its own.
         console: where progress is shown; default: nowhere.
         junit: where JUnit XML is written, also after Ctrl-C.
         cell_timeout, cwd, live, secrets: see `run_notebook`.
 
+    Returns:
+        The results in the order of `paths`, whatever ended first.
+
     Raises:
         ParameterError, NotebookError: before any notebook has run.
-        KeyboardInterrupt: after the kernel has ended and the report has been written.
+        KeyboardInterrupt: after all kernels have ended and the report has been written.
     """
     todo = _planned([Path(p) for p in paths], parameters or {}, per_notebook or {}, requires or {})
-    out = console or Console(quiet=True)
+    names = [each.path.stem for each in todo]
+    earlier = {name: [other for other in (after or {}).get(name, ()) if other in names] for name in names}
+    _check_order(earlier)
     redactor = Redactor(load_settings(cwd).tokens()) if secrets is None else secrets
-    for path, given, _ in todo:
-        vet(path, given, redactor)
-    results: list[NotebookResult] = []
-    try:
-        for path, given, reason in todo:
-            name = escape(path.stem)
-            if reason:
-                out.print(f"[yellow]-[/] {name} not run: {escape(reason)}")
-                results.append(NotebookResult(path.stem, 0.0, "skipped", reason, path))
-                continue
-            start = time.monotonic()
-            try:
-                with out.status(f"{name} …") as status:
-                    results.append(
-                        run_notebook(
-                            path,
-                            out_dir,
-                            given,
-                            cell_timeout=cell_timeout,
-                            cwd=cwd,
-                            live=live,
-                            secrets=redactor,
-                            on_cell=partial(_progress, status, name),
+    for each in todo:
+        vet(each.path, each.given, redactor)
+    results: dict[str, NotebookResult] = {}
+    stop = Stop()
+
+    def run(each: _Planned) -> NotebookResult:
+        name = each.path.stem
+        began = time.monotonic()
+        try:
+            return run_notebook(
+                each.path, out_dir, each.given, cell_timeout=cell_timeout, cwd=cwd, live=live, secrets=redactor,
+                on_cell=lambda cell, cells: table.show(name, f"cell {cell + 1} of {cells}"), stop=stop,
+            )  # fmt: skip
+        except Cancelled:
+            kept = Path(out_dir) / each.path.name
+            return NotebookResult(
+                name, time.monotonic() - began, "failed", "interrupted", each.path, kept if kept.exists() else None,
+                error=CellFailure("KeyboardInterrupt", "interrupted"),
+            )  # fmt: skip
+        finally:
+            ensure_event_loop().close()  # this thread's own, which papermill has made
+
+    with LiveTable(console, names) as table, ThreadPoolExecutor(jobs) as pool:
+        running: dict[Future[NotebookResult], str] = {}
+        try:
+            waiting = list(todo)
+            while waiting or running:
+                for each in [each for each in waiting if all(n in results for n in earlier[each.path.stem])]:
+                    if each.reason:
+                        results[each.path.stem] = NotebookResult(
+                            each.path.stem, 0.0, "skipped", each.reason, each.path
                         )
-                    )
-            except KeyboardInterrupt:
-                seconds = time.monotonic() - start
-                executed = Path(out_dir) / path.name
-                failure = CellFailure("KeyboardInterrupt", "interrupted")
-                kept = executed if executed.exists() else None
-                results.append(
-                    NotebookResult(path.stem, seconds, "failed", "interrupted", path, kept, error=failure)
-                )
-                raise
-            _say(out, results[-1])
-    finally:
-        if junit is not None:
-            write_junit(results, junit)
-    return results
+                        table.end(results[each.path.stem])
+                    elif len(running) < jobs:
+                        table.show(each.path.stem, "starting")
+                        running[pool.submit(run, each)] = each.path.stem
+                    else:
+                        continue
+                    waiting.remove(each)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    results[running.pop(future)] = future.result()
+                    table.end(future.result())
+        except KeyboardInterrupt:
+            stop.ask()
+            for future in wait(running).done:
+                with suppress(Exception):  # the interrupt is what is raised
+                    results[running[future]] = future.result()
+            raise
+        finally:
+            stop.ask()  # where one has raised: the others end before the pool does
+            done = [results[name] for name in names if name in results]
+            if junit is not None:
+                write_junit(done, junit)
+    return done
 
 
-def _progress(status: Status, name: str, cell: int, cells: int) -> None:
-    status.update(f"{name}: cell {cell + 1} of {cells}")
-
-
-def _say(out: Console, result: NotebookResult) -> None:
-    name = escape(result.name)
-    if result.outcome == "ok":
-        out.print(f"[green]✓[/] {name} in {result.seconds:.1f} s")
-    else:
-        out.print(f"[red]✗[/] {name} failed after {result.seconds:.1f} s: {escape(result.reason)}")
+def _check_order(earlier: Mapping[str, Sequence[str]]) -> None:
+    """Raise NotebookError where notebooks wait for each other in a circle."""
+    left = dict(earlier)
+    while ready := [name for name, others in left.items() if not set(others) & set(left)]:
+        for name in ready:
+            del left[name]
+    if left:
+        raise NotebookError(
+            f"The notebooks {', '.join(left)} wait for each other", hint="see which must be run after which"
+        )
 
 
 def _planned(
@@ -115,8 +149,8 @@ def _planned(
     common: Mapping[str, Any],
     single: Mapping[str, Mapping[str, Any]],
     requires: Mapping[str, str | None],
-) -> list[tuple[Path, dict[str, Any], str]]:
-    """Each notebook with its parameters and the reason not to run it (empty: run it)."""
+) -> list[_Planned]:
+    """Return each notebook with its parameters and the reason not to run it."""
     paths = list(dict.fromkeys(paths))
     stems = [path.stem for path in paths]
     for path in paths:
@@ -153,5 +187,5 @@ def _planned(
                 notebook=path.stem,
             )
         reasons = [f"it needs {need}: {requires[need]}" for need in needs if requires[need] is not None]
-        todo.append((path, {**given, **single.get(path.stem, {})}, "; ".join(reasons)))
+        todo.append(_Planned(path, {**given, **single.get(path.stem, {})}, "; ".join(reasons)))
     return todo

@@ -11,6 +11,7 @@ the notebook is saved.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -24,12 +25,13 @@ from typing import Any
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.util import ensure_async, run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from traitlets.config import Config
 
+from harvest_nb.machine.command import Cancelled, Stop
 from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, Redactor
 from harvest_nb.settings import DESK_VARIABLES, TOKEN_VARIABLES
 
@@ -62,12 +64,16 @@ def kernel_environment(*, live: bool = False, base: Mapping[str, str] | None = N
 
 @dataclass
 class Job:
-    """What one execution needs besides the notebook, and what it leaves: the last cell and the leaks."""
+    """What one execution needs besides the notebook, and what it leaves: the last cell and the leaks.
+
+    When `stop` is asked, from any thread, the running cell is interrupted and the execution ends with `Cancelled`.
+    """
 
     cwd: Path
     env: Mapping[str, str]
     redactor: Redactor
     on_cell: Callable[[int, int], None] = lambda index, cells: None
+    stop: Stop = field(default_factory=Stop)
     cell: int = 0
     leaks: set[str] = field(default_factory=set)
 
@@ -91,6 +97,7 @@ class _Manager(NotebookExecutionManager):
     scanned: dict[int, int]
 
     def cell_start(self, cell: Any, cell_index: int = 0, **kwargs: Any) -> None:
+        self.job.stop.check()
         self.job.cell = cell_index
         self.job.on_cell(cell_index, len(self.nb.cells))
         super().cell_start(cell, cell_index, **kwargs)
@@ -169,12 +176,31 @@ class HarvestEngine(Engine):
 
 class _Client(PapermillNotebookClient):
     def papermill_execute_cells(self) -> None:
+        stop: Stop = self.nb_man.job.stop
         try:
             super().papermill_execute_cells()
-        except (CellTimeoutError, KeyboardInterrupt):
+        except (CellTimeoutError, KeyboardInterrupt, Cancelled):
             # A cell that holds a sandbox gets the chance to close it before its kernel is ended.
             run_sync(self._interrupt)()
             raise
+        except DeadKernelError:
+            # That is also how a cell ends that was cancelled; its kernel lives.
+            if stop.asked:
+                run_sync(self._interrupt)()
+                stop.check()
+            raise
+
+    async def async_execute_cell(self, *args: Any, **kwargs: Any) -> Any:
+        stop: Stop = self.nb_man.job.stop
+        loop = asyncio.get_running_loop()
+        running = asyncio.ensure_future(super().async_execute_cell(*args, **kwargs))
+        forget = stop.on_ask(lambda: loop.call_soon_threadsafe(running.cancel))
+        try:
+            return await running
+        finally:
+            forget()
+
+    execute_cell = run_sync(async_execute_cell)
 
     async def _interrupt(self) -> None:
         assert self.km is not None

@@ -23,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import execute_notebook
 
 from harvest_nb.errors import NotebookError, ParameterError
+from harvest_nb.machine.command import Stop
 from harvest_nb.notebooks.engine import ENGINE, Job, kernel_environment
 from harvest_nb.notebooks.inputs import check_parameters, read_notebook
 from harvest_nb.notebooks.result import read_result
@@ -108,6 +109,7 @@ def run_notebook(
     live: bool = False,
     secrets: Redactor | None = None,
     on_cell: Callable[[int, int], None] | None = None,
+    stop: Stop | None = None,
 ) -> NotebookResult:
     """Execute one notebook in a kernel of this interpreter; the executed one goes to `out_dir`.
 
@@ -119,11 +121,12 @@ def run_notebook(
         secrets: what must not be in any output; default: the tokens of the settings in `cwd`. Shapes of
             well-known credentials are looked for in any case.
         on_cell: called with the index of each cell that starts and the number of cells.
+        stop: interrupts the notebook when asked, also from another thread.
 
     Raises:
         ParameterError: a parameter is unknown, ill-typed, or carries a secret; nothing has run.
         NotebookError: the notebook cannot be read, or would be overwritten by its own output.
-        KeyboardInterrupt: after the kernel has ended; the partial notebook is kept.
+        KeyboardInterrupt, Cancelled: after the kernel has ended; the partial notebook is kept.
     """
     path, out_dir = Path(path), Path(out_dir)
     cwd = Path.cwd() if cwd is None else Path(cwd)
@@ -134,7 +137,9 @@ def run_notebook(
         raise NotebookError(f"{out_dir} holds the notebook's source", hint="choose another output folder")
     out_dir.mkdir(parents=True, exist_ok=True)
     executed = out_dir / path.name
-    job = Job(cwd, kernel_environment(live=live), redactor, on_cell or (lambda index, cells: None))
+    job = Job(
+        cwd, kernel_environment(live=live), redactor, on_cell or (lambda index, cells: None), stop or Stop()
+    )
     failure: CellFailure | None = None
     start = time.monotonic()
     try:
