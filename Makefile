@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test soak setup check lock clean
+.PHONY: demo test quick soak setup check lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    set up, build and validate the snapshot, run a session, write the HTML pages"
 	@echo "make test    set up, check the code, run every test and every notebook"
+	@echo "make quick   the checks, and the tests that need neither Docker nor much time"
 	@echo "make soak    what takes too long for every day: each broken image against the whole contract, Node 22 and more"
 	@echo "make check   lint, format, types, diagrams and notebooks only"
 	@echo "make lock    resolve requirements/*.txt anew"
@@ -19,6 +20,9 @@ demo: setup
 
 test: setup
 	@scripts/test
+
+quick: setup
+	@HARVEST_ENGINE=off scripts/test -q -m "not docker and not notebook and not slow and not soak"
 
 soak: setup
 	@scripts/test -m soak -rP

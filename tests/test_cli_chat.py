@@ -20,6 +20,8 @@ from harvest_nb.settings import TOKEN_VARIABLES
 from harvest_nb.views.diagrams import check_run
 from tests.test_cli import COMMAND, call
 
+pytestmark = pytest.mark.slow
+
 READY = "/help says what can be done"
 LIMIT = 60
 

@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
-
 from harvest_nb.checks.base import Group
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pandas.io.formats.style import Styler
 
 __all__ = ["COLUMNS", "Report", "Row", "Status", "xml_text"]
@@ -118,6 +117,8 @@ class Report:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """One row a check; columns and dtypes as `COLUMNS`."""
+        import pandas as pd
+
         data = {
             name: pd.Series([getattr(row, name) for row in self.rows], dtype=dtype)
             for name, dtype in COLUMNS.items()

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from harvest_nb.engine import DockerClient, ImageNotFound, NotFound, connect, engine_errors
 from harvest_nb.errors import BuildError
 from harvest_nb.settings import load_settings
@@ -21,6 +19,8 @@ from harvest_nb.snapshot.manifest import LABEL_MANIFEST, digest
 from harvest_nb.snapshot.sources import MANIFEST
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harvest_nb.snapshot.inventory import Inventory
 
 __all__ = ["Snapshot", "inspect"]
@@ -168,6 +168,8 @@ def _read_manifest(client: DockerClient, image: str, name: str) -> dict[str, Any
 
 
 def _layers(history: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
     rows = [
         {
             "index": index,
@@ -195,6 +197,8 @@ def _instruction(created_by: str) -> str:
 
 
 def _sources(manifest: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
     rows = [(f["image_path"], f["source"], f["size"], f["sha256"]) for f in manifest["files"]]
     return pd.DataFrame(rows, columns=["image_path", "source", "size_bytes", "sha256"]).astype(
         {"image_path": "string", "source": "string", "size_bytes": "int64", "sha256": "string"}

@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harvest_nb.errors import SourceError
 from harvest_nb.paths import config_dir, data_root
 from harvest_nb.snapshot.references import APP, dangling
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["MANIFEST", "SourceFile", "SourceMap", "Sources", "collect", "listed", "read_map", "stage"]
 
@@ -58,6 +61,8 @@ class Sources:
     @property
     def frame(self) -> pd.DataFrame:
         """One row a file: `image_path`, `source`, `size_bytes`, `sha256`."""
+        import pandas as pd
+
         rows = [(file.image_path, file.source, file.size, file.sha256) for file in self.files]
         frame = pd.DataFrame(rows, columns=["image_path", "source", "size_bytes", "sha256"])
         return frame.astype(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from harvest_nb.errors import SourceError
 from harvest_nb.snapshot.sources import SourceMap, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["STATES", "source_status"]
 
@@ -41,6 +42,8 @@ def source_status(
     Raises:
         SourceError: the map, or the source root itself, cannot be used.
     """
+    import pandas as pd
+
     baked = {entry["image_path"]: entry for entry in (manifest or {}).get("files", [])}
     rows: list[tuple[object, ...]] = []
     for image_path, source, data in listed(source_root, source_map=source_map):

@@ -21,6 +21,8 @@ from harvest_nb.session.options import SessionOptions
 from harvest_nb.session.run import run_session
 from harvest_nb.settings import ENDPOINT_TOKEN
 
+pytestmark = pytest.mark.slow
+
 PLAIN = SessionOptions(mcp=[], env={"CLAUDE_CODE_MAX_RETRIES": "1"})
 TOKEN = "-".join(["gateway", "token", "of", "this", "test"])
 Answer = Callable[[asyncio.StreamWriter, dict[str, Any]], Awaitable[None]]

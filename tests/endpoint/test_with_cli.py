@@ -22,6 +22,8 @@ from harvest_nb.session.result import RunResult
 from harvest_nb.session.run import run_session
 from harvest_nb.snapshot import Snapshot
 
+pytestmark = pytest.mark.slow
+
 TOUR = "Summarise @docs/ai/shared/git-workflow.md"
 # The host provider asks before everything that is not named.
 ALLOWED = ["Bash", "Edit", "Write", "Agent", "mcp__memory"]

@@ -3,6 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 BEGIN = "import sys, harvest_nb, claude_agent_sdk, jsonschema; assert 'lark' not in sys.modules; "
 END = "; assert 'lark' in sys.modules"
 CHECK = """

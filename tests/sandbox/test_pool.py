@@ -17,6 +17,8 @@ from harvest_nb.sandbox.relayed import RelayedSandbox
 from harvest_nb.snapshot import Snapshot
 from harvest_nb.snapshot.sources import collect
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "host"])
 def provider(request: pytest.FixtureRequest) -> DockerProvider | HostProvider:

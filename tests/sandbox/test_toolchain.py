@@ -27,6 +27,8 @@ from harvest_nb.paths import snapshot_dir
 from harvest_nb.sandbox import toolchain
 from harvest_nb.sandbox.toolchain import Toolchain, host_toolchain
 
+pytestmark = pytest.mark.slow
+
 ASKS = """
 import asyncio, json
 from harvest_nb.sandbox.toolchain import host_toolchain

@@ -18,8 +18,13 @@ BASH = SessionOptions(allowed_tools=["Bash"])  # the host provider asks before e
 Scenario = Callable[[Sandbox, str], Awaitable[Script]]
 
 
+# What is the same code whichever provider it is, two of them show every day. Daytona's own part has its own tests.
 @pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.docker) for name in ("docker", "daytona")] + ["host"]
+    params=[
+        pytest.param("docker", marks=pytest.mark.docker),
+        "host",
+        pytest.param("daytona", marks=[pytest.mark.docker, pytest.mark.soak]),
+    ]
 )
 def provider(request: pytest.FixtureRequest, provider_named: Callable[[str], Provider]) -> Provider:
     return provider_named(request.param)

@@ -17,6 +17,8 @@ from harvest_nb.session.open import Setup
 from harvest_nb.views.diagrams import check_run
 from tests.session.conftest import BASH, about
 
+pytestmark = pytest.mark.slow
+
 
 def plan(provider: Provider, runs: Path, **changes: Any) -> Setup:
     return Setup(provider=provider, runs_dir=runs, options=BASH, scenario="conversation", **changes)

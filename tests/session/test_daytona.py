@@ -24,7 +24,7 @@ from harvest_nb.session.run import run_session
 from harvest_nb.sessions import run
 from tests.session.conftest import about, bash, conversation, echo, results, stream
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
 def noise(length: int) -> str:

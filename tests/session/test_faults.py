@@ -35,6 +35,8 @@ from harvest_nb.session.run import run_session
 from harvest_nb.snapshot import Snapshot
 from tests.session.conftest import about, bash, conversation, echo, results, say, stream
 
+pytestmark = pytest.mark.slow
+
 # No MCP servers: they take most of a session's start, and have no part in these faults.
 PLAIN = SessionOptions(mcp=[], allowed_tools=["Bash"], env={"CLAUDE_CODE_MAX_RETRIES": "2"})
 
@@ -335,9 +337,6 @@ def second_engine(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]
                 for process in [*shim.children(recursive=True), shim]:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
-        for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
-            if (point := mount.split()[1]).startswith(str(folder)):
-                subprocess.run(["umount", "--lazy", point], check=False)
 
 
 @pytest.mark.docker
@@ -346,10 +345,14 @@ def second_engine(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]
     reason="only root starts an engine, where there is one",
 )
 async def test_an_engine_that_stops(
-    engine: DockerClient, snapshot_image: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: DockerClient,
+    snapshot_image: Snapshot,
+    tmp_path: Path,
+    short_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped as a service is, while a tool runs."""
-    with second_engine(tmp_path / "engine") as (daemon, socket):
+    with second_engine(short_path / "e") as (daemon, socket):
         await asyncio.to_thread(
             subprocess.run,
             f"docker save {snapshot_image.id} | docker -H {socket} load && docker -H {socket} images -q",
@@ -378,11 +381,11 @@ async def test_an_engine_that_stops(
 
 @pytest.mark.docker
 async def test_an_engine_that_answers_no_more(
-    engine: DockerClient, snapshot_image: Snapshot, tmp_path: Path
+    engine: DockerClient, snapshot_image: Snapshot, tmp_path: Path, short_path: Path
 ) -> None:
     """As after a kill -9 of the engine: the streams to it end, and it takes no connection."""
-    async with road_to_the_engine(tmp_path / "engine.sock") as cut:
-        url = f"unix://{tmp_path}/engine.sock"
+    async with road_to_the_engine(short_path / "engine.sock") as cut:
+        url = f"unix://{short_path}/engine.sock"
         with contextlib.closing(await asyncio.to_thread(docker.DockerClient, base_url=url)) as client:
             began: list[float] = []
 

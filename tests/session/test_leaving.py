@@ -33,6 +33,8 @@ from harvest_nb.snapshot import Snapshot
 from tests.session.conftest import about, bash, conversation, echo, results, stream
 from tests.session.test_faults import HERE, setup, swept
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SLEEPY = conversation(bash("ls / > /dev/null; sleep 60"), results)
 

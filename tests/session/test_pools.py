@@ -29,6 +29,8 @@ from tests.session.conftest import about
 from tests.session.test_faults import HERE, setup
 from tests.session.test_leaving import nothing_left
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 

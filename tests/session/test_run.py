@@ -26,6 +26,8 @@ from harvest_nb.snapshot import Snapshot
 from harvest_nb.views.diagrams import check_run
 from tests.session.conftest import BASH, about, stream
 
+pytestmark = pytest.mark.slow
+
 
 async def run_session(
     prompt: str, *, on_message: Callable[[Message], None] = lambda _: None, **setup: Any

@@ -32,6 +32,8 @@ from harvest_nb.settings import TOKEN_VARIABLES
 from tests.session.conftest import about, bash, conversation, echo, stream
 from tests.session.test_faults import HERE
 
+pytestmark = pytest.mark.slow
+
 # Of its own environment the CLI hands its tools all but its own credential; that lies in /proc.
 SHOW = (
     "all() { tr '\\0' '\\n' < /proc/$PPID/environ; }; all; all | base64 -w0; echo; all | python3 -c "

@@ -35,6 +35,8 @@ from harvest_nb.session.resume import find_past
 from harvest_nb.session.run import run_session
 from tests.session.conftest import BASH, about, bash, conversation, echo, results, say, stream, typed
 
+pytestmark = pytest.mark.slow
+
 
 def setup(provider: Provider, tmp_path: Path, **changes: Any) -> Setup:
     plan = Setup(provider=provider, runs_dir=tmp_path, options=BASH, scenario=conversation(echo))

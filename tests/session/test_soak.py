@@ -19,6 +19,8 @@ from harvest_nb.session.run import run_session
 from tests.session.test_faults import HERE, setup
 from tests.session.test_leaving import held, killed_at_random, nothing_left
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=HERE)
 def provider(request: pytest.FixtureRequest, provider_named: Callable[[str], Provider]) -> Provider:

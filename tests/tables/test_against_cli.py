@@ -10,6 +10,8 @@ import pytest
 from harvest_nb.tables import load
 from tests.tables.observe_cli_prices import TABLE, cli_version, observe
 
+pytestmark = pytest.mark.slow
+
 MODELS = ["claude-sonnet-4-5", "claude-opus-4-5", "claude-haiku-4-5", "claude-sonnet-5-5", "claude-opus-5-5"]
 SEARCHES = {"server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 0}}
 

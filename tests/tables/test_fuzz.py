@@ -26,6 +26,8 @@ from tests.tables.transcripts import (
     usage,
 )
 
+pytestmark = pytest.mark.slow
+
 SEED = 20261124
 _JUNK = [
     b"null",

@@ -18,6 +18,8 @@ from harvest_nb.tables import Frames, load
 from tests.tables.test_properties import corpus
 from tests.tables.transcripts import MODEL, Transcript, call, text, usage, write_lines
 
+pytestmark = pytest.mark.slow
+
 
 def same(one: Frames, other: Frames) -> None:
     for name, frame in one:

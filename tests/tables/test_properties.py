@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,8 @@ from tests.tables.transcripts import (
     usage,
     write_lines,
 )
+
+pytestmark = pytest.mark.slow
 
 Files = dict[str, list[dict[str, Any]]]
 STREAMED = "99999999-0000-4000-8000-000000000009"

@@ -20,6 +20,8 @@ from harvest_nb.views.diagrams import check_run
 from harvest_nb.views.panel import Panel
 from harvest_nb.views.permission import CellQuestions
 
+pytestmark = pytest.mark.slow
+
 
 async def until(true: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):

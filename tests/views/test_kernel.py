@@ -15,6 +15,8 @@ from jupyter_client.manager import KernelManager
 from harvest_nb.providers import get_provider
 from harvest_nb.settings import TOKEN_VARIABLES
 
+pytestmark = pytest.mark.slow
+
 CHAT = "from harvest_nb import chat\ntalk = chat(allowed_tools=['Bash'], provider={provider!r}); await talk"
 WAIT = """
 import asyncio

@@ -17,6 +17,8 @@ from pydantic import SecretStr
 from harvest_nb.sandbox.daytona import Account
 from harvest_nb.sandbox.daytona.client import close_client, new_client
 
+pytestmark = pytest.mark.slow
+
 
 class Events:
     """The events' side of Daytona alone; it takes its time, and `behave` says what it does in the end."""
