@@ -40,6 +40,13 @@ os.environ.pop("HARVEST_IMAGE", None)
 os.environ["HARVEST_NAMESPACE"] = f"test-{uuid.uuid4().hex[:12]}"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that side by side no process is left with it at the end."""
+    if not config.pluginmanager.hasplugin("randomly"):
+        ranks = ("notebook", "slow", "docker")
+        items.sort(key=lambda item: tuple(item.get_closest_marker(rank) is None for rank in ranks))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let the JUnit report say which process ran the test."""
@@ -120,6 +127,7 @@ def snapshot_image(engine: DockerClient) -> Iterator[Snapshot]:
     """
     from harvest_nb.engine import APIError
     from harvest_nb.snapshot import build, inspect
+    from harvest_nb.snapshot.cache import forget
 
     built = asyncio.run(build(tag=BUILT_AS, client=engine))
     api: Any = engine.api  # partly untyped
@@ -128,6 +136,7 @@ def snapshot_image(engine: DockerClient) -> Iterator[Snapshot]:
     try:
         yield inspect(tag, engine)
     finally:
+        forget(engine, tag)  # what builds of the tests' own have kept
         try:
             api.remove_image(tag, noprune=True, force=True)
         except APIError as error:

@@ -15,7 +15,8 @@ from harvest_nb.notebooks import NotebookResult, run_notebooks
 from harvest_nb.redact import Redactor
 from harvest_nb.site import build_site, remote_loads
 
-pytestmark = pytest.mark.slow
+# What its fixtures make takes long, so all tests of this module go to one process.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 
 DATA = Path(__file__).parent / "data" / "notebooks"
 

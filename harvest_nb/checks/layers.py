@@ -7,10 +7,11 @@ import io
 import json
 import re
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from harvest_nb.checks.base import shorten
@@ -171,6 +172,6 @@ def _remember(layers: set[str]) -> None:
     file = cache_dir() / f"clean-layers-{_RULES}.json"
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(sorted(_known() | layers)), encoding="utf-8")
-        part.replace(file)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as part:
+            json.dump(sorted(_known() | layers), part)
+        Path(part.name).replace(file)

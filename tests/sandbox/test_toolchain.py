@@ -27,7 +27,8 @@ from harvest_nb.paths import snapshot_dir
 from harvest_nb.sandbox import toolchain
 from harvest_nb.sandbox.toolchain import Toolchain, host_toolchain
 
-pytestmark = pytest.mark.slow
+# What its fixtures make takes long, so all tests of this module go to one process.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("toolchain")]
 
 ASKS = """
 import asyncio, json
