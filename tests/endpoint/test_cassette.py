@@ -496,6 +496,7 @@ async def test_a_broken_stream_is_broken_again(fault: str, tmp_path: Path) -> No
     assert sent(httpx.Response(200, text=played[1])) != []
 
 
+@pytest.mark.slow
 async def test_a_stream_that_hung_hangs_again(tmp_path: Path) -> None:
     path, here = tmp_path / "hang.cassette", place(tmp_path, "here")
 

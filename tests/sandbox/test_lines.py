@@ -137,6 +137,7 @@ async def test_two_daemons_on_one_socket_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux")
+@pytest.mark.slow
 async def test_start_makes_a_daemon_that_survives_the_bridge(tmp_path: Path) -> None:
     pids = set()
     for _ in range(2):

@@ -64,6 +64,7 @@ async def test_kill_ends_the_whole_group(relay: Relay) -> None:
     assert not alive(child)
 
 
+@pytest.mark.slow
 async def test_a_grandchild_that_holds_the_output_does_not_hide_the_exit_code(relay: Relay) -> None:
     code, out, _ = await output(relay, "sh", "-c", "echo before; sleep 60 & exit 3")
     assert (code, out) == (3, b"before\n")
@@ -140,6 +141,7 @@ async def test_a_server_that_is_not_there_closes_the_connection(relay: Relay) ->
     assert (code, out) == (0, b"b''\n")
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_before_the_answer_comes_ends_its_connection_alone(relay: Relay) -> None:
     async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -294,6 +296,7 @@ async def test_a_fault_of_the_providers_own_reaches_everybody_who_waits() -> Non
         await asyncio.wait_for(Relay.open(connect, gone, lease=60), 5)
 
 
+@pytest.mark.slow
 async def test_a_lapsed_lease_ends_the_relay_and_what_it_started(tmp_path: Path) -> None:
     async with daemon(tmp_path, lease=1.0) as (server, relay):
         process = await relay.spawn(["sleep", "60"], ENV, "/")
@@ -308,6 +311,7 @@ async def test_a_lapsed_lease_ends_the_relay_and_what_it_started(tmp_path: Path)
         assert not alive(process.pid)
 
 
+@pytest.mark.slow
 async def test_a_lease_that_is_made_shorter_lapses_sooner(tmp_path: Path) -> None:
     async with daemon(tmp_path, lease=60) as (server, relay):
         relay.hold(2)
@@ -318,6 +322,7 @@ async def test_a_lease_that_is_made_shorter_lapses_sooner(tmp_path: Path) -> Non
         await asyncio.wait_for(server.process.wait(), 20)
 
 
+@pytest.mark.slow
 async def test_a_shorter_lease_is_renewed_in_its_own_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

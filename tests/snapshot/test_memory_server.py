@@ -68,6 +68,7 @@ def test_one_server_starts_and_gets_the_arguments(place):
     assert ended(place.start("--a", "b")) == (0, "serving --a b\n", "")
 
 
+@pytest.mark.slow
 def test_a_second_one_is_refused_with_a_clear_error_and_so_is_its_client(place):
     with place.start() as first:
         serving(first)
@@ -83,6 +84,7 @@ def test_a_second_one_is_refused_with_a_clear_error_and_so_is_its_client(place):
         ended(first, "\n")
 
 
+@pytest.mark.slow
 def test_a_link_to_the_store_is_the_store(place, tmp_path):
     place.store.parent.mkdir()
     place.store.write_text("")

@@ -26,6 +26,7 @@ def pack(file: Path, members: dict[str, bytes]) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_package_comes_through_npm_once_and_is_checked():
     wanted = read_recipe().node["20"].npm
     said: list[str] = []

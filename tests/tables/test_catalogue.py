@@ -287,6 +287,7 @@ def test_glued_lines_are_both_read(log, tmp_path):
         load(path, strict=True)
 
 
+@pytest.mark.slow
 def test_a_record_that_breaks_off_before_another_in_the_same_line(log, tmp_path):
     log.answer(2, "msg_1", usage(1, 2), text("Lost."))
     log.answer(3, "msg_2", usage(3, 4))

@@ -96,6 +96,7 @@ def test_strict_accepts_a_folder_without_problems(writer):
 
 @settings(max_examples=30, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True), partial=st.booleans())
+@pytest.mark.slow
 def test_cutting_the_stream_anywhere_loses_at_most_one_line_and_says_so(new_run_anywhere, share, partial):
     with tempfile.TemporaryDirectory() as top:
         folder = new_run_anywhere(Path(top)).two_turns(partial=partial).write()
@@ -114,6 +115,7 @@ def test_cutting_the_stream_anywhere_loses_at_most_one_line_and_says_so(new_run_
 
 @settings(max_examples=20, deadline=None)
 @given(order=st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_the_order_of_lines_changes_no_total(new_run_anywhere, order: random.Random):
     with tempfile.TemporaryDirectory() as top:
         folder = new_run_anywhere(Path(top)).two_turns(partial=True).write()
@@ -132,6 +134,7 @@ def test_the_order_of_lines_changes_no_total(new_run_anywhere, order: random.Ran
 
 @settings(max_examples=20, deadline=None)
 @given(copies=st.integers(1, 4), spaced=st.booleans(), keys=st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_copies_of_rows_and_other_spelling_of_json_change_no_total(new_run_anywhere, copies, spaced, keys):
     with tempfile.TemporaryDirectory() as top:
         folder = new_run_anywhere(Path(top)).two_turns().write()
@@ -152,6 +155,7 @@ def test_copies_of_rows_and_other_spelling_of_json_change_no_total(new_run_anywh
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32))
+@pytest.mark.slow
 def test_damaged_files_crash_nothing_and_leave_well_formed_frames(new_run_anywhere, seed):
     order = random.Random(seed)
     with tempfile.TemporaryDirectory() as top:
@@ -185,6 +189,7 @@ JSON = st.recursive(
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_value_anywhere_crashes_nothing(new_run_anywhere, data):
     """Every field of every message may be anything: the format is somebody else's."""
     with tempfile.TemporaryDirectory() as top:

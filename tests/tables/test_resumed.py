@@ -53,6 +53,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[..., list[dict[str, Any]]]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_resumed_and_a_forked_session_cost_what_they_add(ask, tmp_path):
     first = ask()
     session = first[-1]["session_id"]
@@ -84,6 +85,7 @@ def test_a_resumed_and_a_forked_session_cost_what_they_add(ask, tmp_path):
     assert both.costs["cost_usd"].sum() == 3 * ONE
 
 
+@pytest.mark.slow
 def test_results_printed_alone_of_a_resumed_and_a_forked_session(ask, tmp_path):
     """`--output-format json`: the CLI carries over and does not say so."""
     (first,) = ask(form="json")

@@ -35,6 +35,7 @@ def test_the_committed_diagrams_are_what_the_code_gives():
     assert stale == [], "run `python -m harvest_nb.views.diagrams --write`"
 
 
+@pytest.mark.slow
 def test_a_fresh_rendering_gives_the_committed_bytes():
     diagram = diagrams.config_map()
     committed = (FOLDER / "config_map.svg").read_text()
@@ -66,6 +67,7 @@ def test_check_names_what_is_stale_missing_or_left_over(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_changed_svg_is_rendered_anew_instead_of_believed(tmp_path, monkeypatch):
     monkeypatch.setenv("HARVEST_CACHE", str(tmp_path))
     diagram = diagrams.Diagram("tiny", "Tiny", "flowchart LR\n  a --> b\n")
