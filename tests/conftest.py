@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -57,7 +57,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def engine() -> Iterator[DockerClient]:
     """The running Docker engine. Without one its tests are skipped, or fail where `HARVEST_REQUIRE_DOCKER=1`."""
     from harvest_nb.engine import connect
-    from harvest_nb.sandbox.docker import DockerProvider
 
     try:
         client = connect()
@@ -67,7 +66,23 @@ def engine() -> Iterator[DockerClient]:
         pytest.skip(str(error))
     with closing(client):
         yield client
-        asyncio.run(DockerProvider(client).reap())  # what tests have left behind on purpose
+        _clear_namespace(client)
+
+
+def _clear_namespace(client: DockerClient) -> None:
+    """Remove what tests have left on purpose: sandboxes of processes that were killed, the namespace's tags."""
+    from harvest_nb.engine import APIError
+    from harvest_nb.sandbox.docker import DockerProvider
+    from harvest_nb.snapshot.cache import forget
+
+    asyncio.run(DockerProvider(client).reap())
+    tag, api = load_settings().image, cast(Any, client.api)  # partly untyped
+    forget(client, tag)
+    try:
+        api.remove_image(tag, noprune=True, force=True)
+    except APIError as error:
+        if error.status_code not in (404, 409):  # there is none, or somebody uses it just now
+            raise
 
 
 @pytest.fixture(scope="session")
@@ -119,29 +134,18 @@ def provider_named(request: pytest.FixtureRequest) -> Callable[[str], Provider]:
 
 
 @pytest.fixture(scope="session")
-def snapshot_image(engine: DockerClient) -> Iterator[Snapshot]:
+def snapshot_image(engine: DockerClient) -> Snapshot:
     """The snapshot image as `build()` makes it; what has not changed comes from the engine's cache.
 
     It has this namespace's tag too: another checkout's build takes over the tag under which it was built, and the
     engine removes an image without a tag together with the last one that was made from it.
     """
-    from harvest_nb.engine import APIError
     from harvest_nb.snapshot import build, inspect
-    from harvest_nb.snapshot.cache import forget
 
     built = asyncio.run(build(tag=BUILT_AS, client=engine))
-    api: Any = engine.api  # partly untyped
-    tag = load_settings().image
+    tag, api = load_settings().image, cast(Any, engine.api)
     api.tag(built.id, *tag.split(":"))
-    try:
-        yield inspect(tag, engine)
-    finally:
-        forget(engine, tag)  # what builds of the tests' own have kept
-        try:
-            api.remove_image(tag, noprune=True, force=True)
-        except APIError as error:
-            if error.status_code not in (404, 409):  # somebody has cleaned up, or uses it just now
-                raise
+    return inspect(tag, engine)
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ async def test_a_changed_source_is_built_anew(tiny: Tiny, engine):
 
 
 async def test_a_failing_step_is_named_with_its_last_lines(tiny: Tiny, engine):
-    tiny.steps("RUN echo before", "RUN seq 1 50; echo the-reason >&2; exit 7", "RUN echo never")
+    tiny.steps("RUN echo before", "RUN seq 1 50 >&2; echo the-reason >&2; exit 7", "RUN echo never")
     with pytest.raises(BuildError) as caught:
         await tiny.build()
     error = caught.value
