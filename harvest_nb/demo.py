@@ -68,7 +68,7 @@ def demo(
         TokenError: live without a token.
         SourceError, BuildError: the image cannot be built.
     """
-    start = time.monotonic()
+    clock = _Clock()
     say = console or Console()
     if live and load_settings().claude_code_oauth_token is None:
         raise TokenError(
@@ -76,8 +76,10 @@ def demo(
             hint="set it in the environment, .env or .env.local, or leave --live out",
         )
     missing = _engine(say)
+    clock.lap("engine")
     if missing is None:
         snapshot = build()
+        clock.lap("image")
         how = f"built in {snapshot.seconds:.0f} s" if snapshot.built else "nothing has changed, reused"
         say.print(
             f"Snapshot {snapshot.tag}: {snapshot.size / 1e9:.2f} GB, {how}", highlight=False, markup=False
@@ -103,9 +105,34 @@ def demo(
         console=say,
         junit=out / "junit.xml",
     )
+    clock.lap("notebooks")
     index = build_site(results, out / "html")
+    clock.lap("pages")
     say.print(results_table(results))
-    return Demo(results, index, out / "junit.xml", time.monotonic() - start)
+    single_seconds = sum(result.seconds for result in results)
+    say.print(f"{clock} (the notebooks' own times add up to {single_seconds:.0f} s)", highlight=False)
+    return Demo(results, index, out / "junit.xml", clock.seconds)
+
+
+class _Clock:
+    """What each part of the job took, in seconds."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, part: str) -> None:
+        """A part has ended."""
+        now = time.monotonic()
+        self._laps[part], self._last = now - self._last, now
+
+    @property
+    def seconds(self) -> float:
+        """All parts together."""
+        return self._last - self._began
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part} {seconds:.0f} s" for part, seconds in self._laps.items())
 
 
 def _records(path: Path) -> bool:

@@ -7,7 +7,9 @@ else on the same engine or machine is in its way.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import pickle
 import signal
 import subprocess
 import tempfile
@@ -157,6 +159,28 @@ def short_path() -> Iterator[Path]:
         for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
             if (point := mount.split()[1]).startswith(folder):
                 subprocess.run(["umount", "--lazy", point], check=False)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """Make something that takes long once for all processes of a run: `once(name, make)` gives what `make(folder)` did.
+
+    The process that comes first makes it, in a folder that the others see too.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def get(name: str, make: Callable[[Path], Any]) -> Any:
+        kept = shared / f"{name}.pickle"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                (shared / name).mkdir()
+                kept.write_bytes(pickle.dumps(make(shared / name)))
+        return pickle.loads(kept.read_bytes())
+
+    return get
 
 
 @pytest.fixture

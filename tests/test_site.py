@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import nbformat
 import pytest
@@ -15,15 +16,17 @@ from harvest_nb.notebooks import NotebookResult, run_notebooks
 from harvest_nb.redact import Redactor
 from harvest_nb.site import build_site, remote_loads
 
-# What its fixtures make takes long, so all tests of this module go to one process.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.slow
 
 DATA = Path(__file__).parent / "data" / "notebooks"
 
 
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> list[NotebookResult]:
-    out = tmp_path_factory.mktemp("executed")
+@pytest.fixture
+def executed(once) -> list[NotebookResult]:
+    return cast(list[NotebookResult], once("executed", execute))
+
+
+def execute(out: Path) -> list[NotebookResult]:
     return run_notebooks(
         [DATA / f"{name}.ipynb" for name in ("fine", "error", "needs_docker", "scripted")],
         out,
@@ -32,12 +35,14 @@ def executed(tmp_path_factory) -> list[NotebookResult]:
     )
 
 
-@pytest.fixture(scope="module")
-def site(executed, tmp_path_factory):
-    out = tmp_path_factory.mktemp("pages") / "html"
-    index = build_site(executed, out)
-    assert index == out / "index.html"
-    return out
+@pytest.fixture
+def site(executed, once) -> Path:
+    def build(folder: Path) -> Path:
+        out = folder / "html"
+        assert build_site(executed, out) == out / "index.html"
+        return out
+
+    return cast(Path, once("site", build))
 
 
 def pages(folder: Path) -> Iterator[tuple[str, str]]:

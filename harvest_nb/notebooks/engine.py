@@ -16,6 +16,7 @@ import contextlib
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,6 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.util import ensure_async, run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
-from traitlets.config import Config
 
 from harvest_nb.machine.command import Cancelled, Stop
 from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, Redactor
@@ -86,7 +86,7 @@ class _ThisInterpreter(KernelSpecManager):
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",
             language="python",
-            metadata={"debugger": True, "supported_encryption": ["curve"]},
+            metadata={"debugger": True},
         )
 
 
@@ -154,24 +154,26 @@ class HarvestEngine(Engine):
         **_: Any,
     ) -> None:
         """Run the cells; the kernel has ended when this returns or raises."""
-        kernel = AsyncKernelManager(
-            kernel_name=kernel_name,
-            kernel_spec_manager=_ThisInterpreter(),
-            # ipykernel warns about plain TCP at each start; its `ipc` breaks when kernels share a folder.
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )
-        client = _Client(
-            nb_man,
-            km=kernel,
-            kernel_name=kernel_name,
-            timeout=execution_timeout,
-            startup_timeout=start_timeout,
-        )
-        try:
-            client.execute(cleanup_kc=True, env=dict(job.env), cwd=str(job.cwd))
-        finally:
-            if kernel.has_kernel:  # interrupted while it started
-                run_sync(kernel.shutdown_kernel)(now=True)
+        # Sockets in a folder of the kernel's own: of two kernels that start at once, both may choose one free TCP port.
+        with tempfile.TemporaryDirectory(prefix="harvest-kernel-") as folder:
+            kernel = AsyncKernelManager(
+                kernel_name=kernel_name,
+                kernel_spec_manager=_ThisInterpreter(),
+                transport="ipc",
+                ip=f"{folder}/k",
+            )
+            client = _Client(
+                nb_man,
+                km=kernel,
+                kernel_name=kernel_name,
+                timeout=execution_timeout,
+                startup_timeout=start_timeout,
+            )
+            try:
+                client.execute(cleanup_kc=True, env=dict(job.env), cwd=str(job.cwd))
+            finally:
+                if kernel.has_kernel:  # interrupted while it started
+                    run_sync(kernel.shutdown_kernel)(now=True)
 
 
 class _Client(PapermillNotebookClient):

@@ -14,6 +14,8 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -35,6 +37,7 @@ from harvest_nb.snapshot.sources import collect, stage
 
 __all__ = ["HostProvider"]
 
+_LOG = "relay.log"
 # What a program needs to know of the machine; credentials and settings of the desk's own stay out.
 _PASSED = ("LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "TMPDIR")
 
@@ -116,33 +119,26 @@ class HostProvider:
         ttl: float,
         lock: int,
     ) -> RelayedSandbox:
-        log = base / "relay.log"
-        process: asyncio.subprocess.Process | None = None
+        log = base / _LOG
+        process: subprocess.Popen[bytes] | None = None
 
         async def connect() -> Stream:
             nonlocal process
             if process is not None:
                 raise ConnectionError("the host's relay is reached once")
-            with log.open("wb") as errors:
-                process = await asyncio.create_subprocess_exec(
-                    *RELAY_HERE, "stdio", "--hold", str(lock), "--remove", str(base),
-                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
-                    env=dict(environment), cwd=base / "app", start_new_session=True, pass_fds=(lock,),
-                )  # fmt: skip
-            assert process.stdin is not None
-            assert process.stdout is not None
-            return process.stdout, process.stdin
+            process, sock = _start_relay(base, environment, lock)
+            return await _stream_to(process, sock)
 
         async def gone() -> str | None:
             if process is None:
                 return "its relay could not be started"
-            code = await process.wait()
+            code = await in_thread(process.wait)
             said = log.read_text(errors="replace").strip() if log.exists() else ""
             return f"its relay ended with exit code {code}" + (f": {said[-500:]}" if said else "")
 
         async def end() -> None:
             if process is not None:
-                await process.wait()
+                await in_thread(process.wait)
             await in_thread(_discard, base)
 
         async def remove() -> None:
@@ -264,21 +260,52 @@ async def _discard_late(laying: asyncio.Future[int], base: Path) -> None:
         os.close(laying.result())
 
 
+def _start_relay(
+    base: Path, environment: Mapping[str, str], lock: int
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the relay of a directory; returns it, and the socket whose other end is its standard input.
+
+    Not with asyncio's own subprocesses: a loop that ends while one is being started waits for it for ever (Python
+    3.11: the loop cancels what connects the program's pipes, and its end is told only to connected ones).
+    """
+    ours, theirs = socket.socketpair()
+    with theirs, (base / _LOG).open("wb") as errors:
+        process = subprocess.Popen(
+            [*RELAY_HERE, "stdio", "--hold", str(lock), "--remove", str(base)],
+            stdin=theirs.fileno(), stdout=subprocess.PIPE, stderr=errors,
+            env=environment, cwd=base / "app", start_new_session=True, pass_fds=(lock,),
+        )  # fmt: skip
+    return process, ours
+
+
+async def _stream_to(process: subprocess.Popen[bytes], sock: socket.socket) -> Stream:
+    """The program's standard output, and its input at the other end of `sock`, which is closed where that fails."""
+    reader = asyncio.StreamReader()
+    try:
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+        )
+        _, writer = await asyncio.open_connection(sock=sock)
+    except BaseException:
+        sock.close()  # which ends the program
+        raise
+    return reader, writer
+
+
 async def _seed(environment: Mapping[str, str], lock: int) -> None:
     """Fill the memory store as the image's entry point does. It holds the lock too, for as long as it runs."""
-    seeding = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", str(snapshot_dir() / "entrypoint.py"), "--seed-only",
-        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, pass_fds=(lock,),
-    )  # fmt: skip
-    try:
-        said, _ = await seeding.communicate()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            seeding.kill()
-        await to_the_end(seeding.communicate)
-        raise
-    if seeding.returncode != 0:
-        raise SandboxError(f"The memory store cannot be seeded: {said.decode('utf-8', 'replace').strip()}")
+
+    def seed() -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-I", str(snapshot_dir() / "entrypoint.py"), "--seed-only"], check=False,
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(lock,),
+        )  # fmt: skip
+
+    done = await to_the_end(lambda: in_thread(seed))
+    if done.returncode != 0:
+        raise SandboxError(
+            f"The memory store cannot be seeded: {done.stdout.decode('utf-8', 'replace').strip()}"
+        )
 
 
 def _environment(base: Path, toolchain: Toolchain) -> dict[str, str]:

@@ -17,19 +17,18 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from harvest_nb.errors import CLINotFound, SandboxError
-from harvest_nb.machine.command import clean_env
+from harvest_nb.machine.command import Stop, run_lines
 from harvest_nb.paths import cache_dir, snapshot_dir
+from harvest_nb.sandbox.uncancelled import in_thread, to_the_end
 
 __all__ = ["BROWSER", "Toolchain", "host_toolchain"]
 
@@ -217,7 +216,7 @@ async def _find_node() -> _Node:
         home = Path(wheel.origin).parent
         program, npm = home / "bin/node", home / "lib/node_modules/npm/bin/npm-cli.js"
         if program.exists() and npm.exists():
-            return _Node(program, npm, (await _version([str(program)])).lstrip("v"))
+            return _Node(program, npm, await _node_version(program))
     found = shutil.which("node"), shutil.which("npm")
     hint = "pip install 'harvest-nb[host]' brings Node.js and npm"
     if found[0] is None or found[1] is None:
@@ -225,7 +224,7 @@ async def _find_node() -> _Node:
             name for name, path in zip(("node", "npm"), found, strict=True) if path is None
         )
         raise SandboxError(f"The host provider needs Node.js {_OLDEST_NODE}: no {missing} on PATH", hint=hint)
-    version = (await _version([found[0]])).lstrip("v")
+    version = await _node_version(Path(found[0]))
     if int(version.split(".")[0]) < _OLDEST_NODE:
         raise SandboxError(
             f"The host provider needs Node.js {_OLDEST_NODE} or newer: {found[0]} is {version}", hint=hint
@@ -251,6 +250,17 @@ def _bundled_cli() -> Path:
     return cli
 
 
+_node_versions: dict[tuple[Path, int], str] = {}  # by program and the time of its last change
+
+
+async def _node_version(program: Path) -> str:
+    """The version that it says; asked once, as each sandbox needs to know it."""
+    key = program, program.stat().st_mtime_ns
+    if key not in _node_versions:
+        _node_versions[key] = (await _version([str(program)])).lstrip("v")
+    return _node_versions[key]
+
+
 async def _version(argv: Sequence[str]) -> str:
     code, lines = await _output([*argv, "--version"])
     if code != 0 or not lines:
@@ -260,24 +270,20 @@ async def _version(argv: Sequence[str]) -> str:
 
 async def _output(argv: Sequence[str], cwd: Path | None = None) -> tuple[int, list[str]]:
     """Exit code and last lines of either output. A cancellation ends the program and what it started."""
-    env = clean_env()
-    if "SSL_CERT_FILE" in env:
-        env.setdefault("NODE_EXTRA_CA_CERTS", env["SSL_CERT_FILE"])
-    process = await asyncio.create_subprocess_exec(
-        *argv, cwd=cwd, env=env, start_new_session=True, limit=2**20,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    assert process.stdout is not None
-    tail: deque[str] = deque(maxlen=20)
+    certificates = (
+        {"NODE_EXTRA_CA_CERTS": os.environ["SSL_CERT_FILE"]} if "SSL_CERT_FILE" in os.environ else {}
+    )
+    env = {name: value for name, value in certificates.items() if name not in os.environ}
+    stop = Stop()
+    running = in_thread(lambda: run_lines(argv, env=env, cwd=cwd, stop=stop))
     try:
-        async for line in process.stdout:
-            tail.append(line.decode("utf-8", "replace").rstrip())
-        return await process.wait(), list(tail)
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        done = await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.ask()
+        await to_the_end(lambda: asyncio.wait([running]))
+        running.exception()  # looked at: the cancellation is what the caller hears of
+        raise
+    return done.exit_code, [line.rstrip() for line in done.tail]
 
 
 @contextlib.asynccontextmanager

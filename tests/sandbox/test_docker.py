@@ -186,11 +186,14 @@ async def test_a_container_whose_desk_was_killed_is_reaped_or_ends_by_itself(
         assert all(info.held for info in await provider.list({"harvest.run": "t5"}))
         os.kill(desk.pid, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while len(containers(provider.client, "t5")) > 2 and time.monotonic() < deadline:
+    while len(containers(provider.client, "t5")) > 2:  # until the short lease has lapsed
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
-    assert len(containers(provider.client, "t5")) == 2  # the short lease has lapsed
-    (orphan,) = {info.id for info in await provider.list({"harvest.run": "t5"})} - {mine.id}
-    assert await provider.reap() == [orphan]
+    # Of the other one its owner's end is known. Somebody else on the engine may reap in every namespace, and take it.
+    held = {info.id: info.held for info in await provider.list({"harvest.run": "t5"})}
+    assert held.pop(mine.id)
+    assert not any(held.values())
+    assert mine.id not in await provider.reap()
     assert [info.id for info in await provider.list({"harvest.run": "t5"})] == [mine.id]
     await mine.close()
 

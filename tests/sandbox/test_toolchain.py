@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import pytest
 from mcp import ClientSession
@@ -27,8 +28,7 @@ from harvest_nb.paths import snapshot_dir
 from harvest_nb.sandbox import toolchain
 from harvest_nb.sandbox.toolchain import Toolchain, host_toolchain
 
-# What its fixtures make takes long, so all tests of this module go to one process.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("toolchain")]
+pytestmark = pytest.mark.slow
 
 ASKS = """
 import asyncio, json
@@ -39,10 +39,13 @@ print(json.dumps({"bin": str(found.bin), "said": said}))
 """
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory) -> tuple[Path, list[dict[str, object]]]:
+@pytest.fixture
+def answers(once) -> tuple[Path, list[dict[str, object]]]:
     """A new cache, and what two processes said that asked for the toolchain at the same time."""
-    cache = tmp_path_factory.mktemp("cache")
+    return cast(tuple[Path, list[dict[str, object]]], once("toolchain", ask_at_once))
+
+
+def ask_at_once(cache: Path) -> tuple[Path, list[dict[str, object]]]:
     running = [
         subprocess.Popen(
             [sys.executable, "-c", ASKS],
