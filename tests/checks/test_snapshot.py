@@ -274,7 +274,7 @@ BROKEN = [
 QUICK = [broken for broken in BROKEN if broken.quick]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kept(engine: DockerClient, snapshot_image: Snapshot) -> Iterator[Snapshot]:
     """The snapshot under a name of its own: removing an image also takes a parent that has lost its last name."""
     repository, tag = "harvest-test-kept", secrets.token_hex(4)

@@ -27,12 +27,12 @@ COLUMNS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def frames() -> Frames:
     return load(CORPUS / "projects")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reference() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = json.loads((CORPUS / "reference.json").read_text())
     return found
