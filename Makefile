@@ -22,7 +22,7 @@ test: setup
 	@scripts/test
 
 quick: setup
-	@HARVEST_ENGINE=off HARVEST_TEST_PROCESSES=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) scripts/test -q -m "not docker and not notebook and not slow and not soak"
+	@HARVEST_ENGINE=off HARVEST_TEST_PROCESSES=$${HARVEST_TEST_PROCESSES:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} scripts/test -q -m "not docker and not notebook and not slow and not soak"
 
 soak: setup
 	@scripts/test -m soak -rP

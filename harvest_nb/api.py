@@ -44,7 +44,7 @@ async def build(
     """Build the snapshot image, showing how far it has come; see `harvest_nb.snapshot.build`.
 
     Args:
-        image: the tag (default: `HARVEST_IMAGE`, else `harvest-daytona-snapshot:latest`).
+        image: the tag (default: `HARVEST_IMAGE`, else the namespace's, see `Settings.image`).
         source_root: where the config sources are (default: the enclosing repository).
         node_version: Node's major version in the image.
         pull: get the base image anew first, with the packages of today.

@@ -19,16 +19,18 @@ from harvest_nb.settings import load_settings
 from harvest_nb.site import build_site
 from harvest_nb.snapshot import Snapshot
 
-__all__ = ["Demo", "demo"]
+__all__ = ["AFTER", "Demo", "demo"]
 
 _RECORDING = ("00_tour", "04_run_session")
 """The notebooks whose runs the next ones show."""
 _READING = ("01_architecture", "05_message_flow", "06_costs")
-_AFTER = {
+AFTER = {
     **dict.fromkeys(_READING, _RECORDING),
+    "04_run_session": ("00_tour",),  # the newest run, which is shown in full, is always the same one
     # Both read every layer for secrets; what the first has found clean, the second need not read.
     "03_validate_snapshot": ("00_tour",),
 }
+"""The notebooks that must have ended before another one starts, by that one's name."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def demo(
         },
         per_notebook=single,
         requires={"docker": missing},
-        after=_AFTER,
+        after=AFTER,
         jobs=jobs or min(os.cpu_count() or 1, 4),
         live=live,
         console=say,
@@ -122,13 +124,13 @@ class _Clock:
         self._laps: dict[str, float] = {}
 
     def lap(self, part: str) -> None:
-        """A part has ended."""
+        """Record the end of a part."""
         now = time.monotonic()
         self._laps[part], self._last = now - self._last, now
 
     @property
     def seconds(self) -> float:
-        """All parts together."""
+        """The total of all parts."""
         return self._last - self._began
 
     def __str__(self) -> str:

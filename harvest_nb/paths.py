@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -58,14 +59,16 @@ def locks_dir() -> Path:
     """The folder, made where it is missing, of locks that all of this user's processes on this machine share.
 
     They guard what the machine has once, its Docker engine above all, so they do not lie in the cache: checkouts with
-    caches of their own must wait for each other too.
+    caches of their own must wait for each other too. It lies in the folder for temporary files (`TMPDIR`): processes
+    with different ones do not wait for each other.
 
     Raises:
         OSError: it cannot be made, or somebody else has made it.
     """
     mine = Path(tempfile.gettempdir()) / f"harvest-nb-{os.getuid()}"
     mine.mkdir(mode=0o700, exist_ok=True)
-    if mine.is_symlink() or mine.stat().st_uid != os.getuid():
+    found = mine.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise PermissionError(
             f"{mine} belongs to another user: remove it, or set TMPDIR to a folder of your own"
         )

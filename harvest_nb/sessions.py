@@ -98,7 +98,7 @@ async def run(
 
     Args:
         provider: `"docker"`, `"daytona"`, `"host"`, or a provider.
-        snapshot: the image (default: `HARVEST_IMAGE`, else `harvest-daytona-snapshot:latest`).
+        snapshot: the image (default: `HARVEST_IMAGE`, else the namespace's, see `Settings.image`).
         endpoint: `"scripted"` and the path of a cassette need no token; `"anthropic"` is live and costs money, and so
             may the base URL of a gateway (`"http://…"`), which is sent `HARVEST_ENDPOINT_TOKEN` if that is set.
         scenario: what the scripted endpoint says: a shipped scenario's name, a file, or a callable.

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     namespace: Annotated[str, AfterValidator(_checked_namespace)] = Field(
         default=DEFAULT_NAMESPACE, validation_alias="HARVEST_NAMESPACE"
     )
-    """Labels sandboxes and tags the image, so that several jobs on one engine do not see each other's."""
+    """The label of what is made and the tag of the image: jobs of different namespaces do not see each other's."""
     image: str = Field(default_factory=_default_image, validation_alias="HARVEST_IMAGE")
     """The tag of the snapshot image; by default the namespace is the tag, and `latest` in the default one."""
 

@@ -1,7 +1,7 @@
 """Fixtures of the whole suite: a Docker engine, the snapshot image built once, and a stand-in for Daytona.
 
-Each process that runs tests has a namespace of its own, so neither the other workers of the same suite nor anybody
-else on the same engine or machine is in its way.
+Each process that runs tests has a namespace of its own, apart from the other processes of the same run and from other
+users of the engine or the machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-BUILT_AS = load_settings().image
-"""The tag under which the image is built: that of whoever runs the tests, so that the next run finds it."""
+BUILT_AS = os.environ.setdefault("HARVEST_TEST_IMAGE", load_settings().image)
+"""The tag under which the image is built: that of the user who runs the tests, so that the next run finds it.
+
+It is in the environment, as the processes of pytest-xdist inherit that of the one that starts them, namespace included.
+"""
 os.environ.pop("HARVEST_IMAGE", None)
 os.environ["HARVEST_NAMESPACE"] = f"test-{uuid.uuid4().hex[:12]}"
 
@@ -58,6 +62,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return (0 if item.get_closest_marker("notebook") else 2 if short and mixed % 4 == 0 else 1), mixed
 
     items.sort(key=rank)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Remove what the tests wrote (`HARVEST_TEST_FILES`) where all have passed."""
+    files = os.environ.get("HARVEST_TEST_FILES")
+    if files and exitstatus == 0 and "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(files, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,11 +95,13 @@ def engine() -> Iterator[DockerClient]:
 
 def _clear_namespace(client: DockerClient) -> None:
     """Remove what tests have left on purpose: sandboxes of processes that were killed, the namespace's tags."""
+    from harvest_nb.daytona_local.machine import sweep
     from harvest_nb.engine import APIError
     from harvest_nb.sandbox.docker import DockerProvider
     from harvest_nb.snapshot.cache import forget
 
     asyncio.run(DockerProvider(client).reap())
+    sweep(client)
     tag, api = load_settings().image, cast(Any, client.api)  # partly untyped
     forget(client, tag)
     try:
@@ -187,6 +200,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
         with (shared / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not kept.exists():
+                shutil.rmtree(shared / name, ignore_errors=True)  # of an attempt that failed
                 (shared / name).mkdir()
                 kept.write_bytes(pickle.dumps(make(shared / name)))
         return pickle.loads(kept.read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from junitparser import JUnitXml
 from rich.console import Console
 
+from harvest_nb.demo import AFTER
 from harvest_nb.errors import NotebookError, ParameterError
 from harvest_nb.notebooks import (
     CellFailure,
@@ -32,6 +34,7 @@ from harvest_nb.notebooks import (
     write_junit,
 )
 from harvest_nb.notebooks.engine import kernel_environment
+from harvest_nb.paths import notebook_paths
 from harvest_nb.redact import Redactor
 
 pytestmark = pytest.mark.slow
@@ -400,7 +403,7 @@ def two(folder: Path) -> list[Path]:
     return [Path(shutil.copy(book("steps"), folder / f"{name}.ipynb")) for name in ("one", "two")]
 
 
-def test_notebooks_run_side_by_side_and_are_told_in_their_order(tmp_path):
+def test_notebooks_run_side_by_side_and_are_returned_in_their_order(tmp_path):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     # Each waits for the other: one after the other they would never end.
     single = {"one": {"writes": a, "awaits": b}, "two": {"writes": b, "awaits": a}}
@@ -417,6 +420,27 @@ def test_a_notebook_waits_for_those_whose_output_it_reads(tmp_path):
         two(tmp_path), tmp_path / "out", per_notebook=single, after={"one": ["two"]}, jobs=2, secrets=NOBODY
     )
     assert [(each.name, each.outcome) for each in results] == [("one", "ok"), ("two", "ok")]
+
+
+def test_a_notebook_that_is_waited_for_must_be_there(tmp_path):
+    with pytest.raises(NotebookError, match="no notebook three"):
+        run_notebooks(two(tmp_path), tmp_path / "out", after={"one": ["three"]}, secrets=NOBODY)
+
+
+def test_a_table_in_a_terminal_says_what_each_notebook_is_doing(tmp_path):
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=100)
+    run_notebooks([book("fine"), book("error")], tmp_path, jobs=2, secrets=NOBODY, console=console)
+    shown = terminal.getvalue()
+    assert re.search(r"fine .*cell \d of 4", shown)
+    assert re.search(r"error .*(starting|cell \d of)", shown)
+    assert "fine in" in shown
+    assert "error failed after" in shown
+
+
+def test_the_demo_waits_for_notebooks_that_are_there():
+    stems = {path.stem for path in notebook_paths()}
+    assert {*AFTER, *(name for names in AFTER.values() for name in names)} <= stems
 
 
 def test_notebooks_that_wait_for_each_other_are_named(tmp_path):

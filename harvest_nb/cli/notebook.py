@@ -70,7 +70,10 @@ def demo(
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", "-j", min=1, help="How many notebooks run at the same time (default: one a CPU)."
+            "--jobs",
+            "-j",
+            min=1,
+            help="How many notebooks run at the same time (default: one a CPU, four at most).",
         ),
     ] = None,
 ) -> None:

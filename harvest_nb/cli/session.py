@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,6 +171,8 @@ def sandboxes(
 
     maker = get_provider(provider)
     removed = do(maker.reap(all_namespaces=every)) if reap else []
+    if reap and provider == "docker":
+        removed += _sweep(every)
     found = do(maker.list(all_namespaces=every))
     if as_json:
         print_json({"removed": removed, "sandboxes": [vars(item) for item in found]})
@@ -182,3 +186,15 @@ def sandboxes(
     out.print(table)
     for ident in removed:
         out.print(f"removed {ident}")
+
+
+def _sweep(every: bool) -> list[str]:
+    """Remove the containers and volumes that a local Daytona server which was killed has left on the engine."""
+    if find_spec("socketio") is None:
+        return []  # the `daytona` extra is missing, so nobody has run one from here
+
+    from harvest_nb.daytona_local.machine import sweep
+    from harvest_nb.engine import connect, engine_errors
+
+    with closing(connect()) as client, engine_errors("remove what a local Daytona server has left"):
+        return sweep(client, all_namespaces=every)

@@ -209,8 +209,15 @@ class Machine:
             raise ApiError(400, error.message, source="DAYTONA_DAEMON") from error
 
 
-def sweep(client: engine.DockerClient, server: str | None = None) -> None:
-    """Remove the containers and volumes of `server`, or those of this namespace whose server no longer lives."""
+def sweep(
+    client: engine.DockerClient, server: str | None = None, *, all_namespaces: bool = False
+) -> list[str]:
+    """Remove the containers and volumes of `server`, or those of this namespace, or of all, whose server has ended.
+
+    Returns:
+        The engine's ids and names of what was removed.
+    """
+    removed: list[str] = []
     api: Any = client.api
     label = LABEL if server is None else f"{LABEL}={server}"
     namespace = load_settings().namespace
@@ -219,15 +226,19 @@ def sweep(client: engine.DockerClient, server: str | None = None) -> None:
         if server is not None:
             return True
         labels = item["Labels"]
-        return namespace_of(labels) == namespace and is_alive(labels.get(f"{LABEL}.owner", "")) is False
+        mine = all_namespaces or namespace_of(labels) == namespace
+        return mine and is_alive(labels.get(f"{LABEL}.owner", "")) is False
 
     for item in api.containers(all=True, filters={"label": label}):
         if left(item):
             engine.remove_containers(api, {"id": item["Id"]})
+            removed.append(item["Id"][:12])
     for item in api.volumes(filters={"label": label})["Volumes"] or []:
         if left(item):
             try:
                 api.remove_volume(item["Name"])
+                removed.append(item["Name"])
             except engine.APIError as error:
                 if error.status_code not in (404, 409):  # it has gone, or somebody else uses it
                     raise
+    return removed

@@ -25,7 +25,6 @@ class _Server(uvicorn.Server):
         self.asked_to_end = asyncio.Event()
 
     async def main_loop(self) -> None:
-        await self.on_tick(0)
         await self.asked_to_end.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -66,7 +65,12 @@ async def serve(app: ASGIApp, *, port: int = 0) -> AsyncIterator[int]:
         ) from error
     server = _Server(
         uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            date_header=False,  # the main loop keeps it up to date
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -73,8 +73,8 @@ def run_notebooks(
     """
     todo = _planned([Path(p) for p in paths], parameters or {}, per_notebook or {}, requires or {})
     names = [each.path.stem for each in todo]
-    earlier = {name: [other for other in (after or {}).get(name, ()) if other in names] for name in names}
-    _check_order(earlier)
+    earlier = {name: (after or {}).get(name, ()) for name in names}
+    _check_order(earlier, after or {})
     redactor = Redactor(load_settings(cwd).tokens()) if secrets is None else secrets
     for each in todo:
         vet(each.path, each.given, redactor)
@@ -118,22 +118,26 @@ def run_notebooks(
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     results[running.pop(future)] = future.result()
                     table.end(future.result())
-        except KeyboardInterrupt:
+        except BaseException:
             stop.ask()
             for future in wait(running).done:
-                with suppress(Exception):  # the interrupt is what is raised
+                with suppress(Exception):  # what ended the batch is raised
                     results[running[future]] = future.result()
             raise
         finally:
-            stop.ask()  # where one has raised: the others end before the pool does
             done = [results[name] for name in names if name in results]
             if junit is not None:
                 write_junit(done, junit)
     return done
 
 
-def _check_order(earlier: Mapping[str, Sequence[str]]) -> None:
-    """Raise NotebookError where notebooks wait for each other in a circle."""
+def _check_order(earlier: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]) -> None:
+    """Raise NotebookError where one waits for a notebook that is not there, or some for each other in a circle."""
+    unknown = {*after, *(name for names in after.values() for name in names)} - set(earlier)
+    if unknown:
+        raise NotebookError(
+            f"There is no notebook {', '.join(sorted(unknown))}", hint=f"known: {', '.join(earlier)}"
+        )
     left = dict(earlier)
     while ready := [name for name, others in left.items() if not set(others) & set(left)]:
         for name in ready:

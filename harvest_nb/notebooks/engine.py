@@ -155,7 +155,9 @@ class HarvestEngine(Engine):
     ) -> None:
         """Run the cells; the kernel has ended when this returns or raises."""
         # Sockets in a folder of the kernel's own: of two kernels that start at once, both may choose one free TCP port.
-        with tempfile.TemporaryDirectory(prefix="harvest-kernel-") as folder:
+        # A socket's path has 107 bytes at most.
+        place = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # noqa: S108
+        with tempfile.TemporaryDirectory(prefix="harvest-kernel-", dir=place) as folder:
             kernel = AsyncKernelManager(
                 kernel_name=kernel_name,
                 kernel_spec_manager=_ThisInterpreter(),
@@ -186,7 +188,7 @@ class _Client(PapermillNotebookClient):
             run_sync(self._interrupt)()
             raise
         except DeadKernelError:
-            # That is also how a cell ends that was cancelled; its kernel lives.
+            # nbclient raises this for a cancelled cell too, whose kernel lives.
             if stop.asked:
                 run_sync(self._interrupt)()
                 stop.check()
@@ -196,7 +198,12 @@ class _Client(PapermillNotebookClient):
         stop: Stop = self.nb_man.job.stop
         loop = asyncio.get_running_loop()
         running = asyncio.ensure_future(super().async_execute_cell(*args, **kwargs))
-        forget = stop.on_ask(lambda: loop.call_soon_threadsafe(running.cancel))
+
+        def cancel() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed, so the cell has ended
+                loop.call_soon_threadsafe(running.cancel)
+
+        forget = stop.on_ask(cancel)
         try:
             return await running
         finally:

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from harvest_nb.errors import SandboxError
+from harvest_nb.machine.command import Stop
 from harvest_nb.machine.locks import is_locked
 from harvest_nb.paths import cache_dir, snapshot_dir
 from harvest_nb.sandbox.base import Limits, SandboxInfo
@@ -31,7 +32,7 @@ from harvest_nb.sandbox.relay import Relay, Stream
 from harvest_nb.sandbox.relay_files import RELAY_HERE
 from harvest_nb.sandbox.relayed import RelayedSandbox
 from harvest_nb.sandbox.toolchain import Toolchain, host_toolchain
-from harvest_nb.sandbox.uncancelled import in_thread, to_the_end
+from harvest_nb.sandbox.uncancelled import in_thread, to_the_end, until_stopped
 from harvest_nb.settings import load_settings
 from harvest_nb.snapshot.sources import collect, stage
 
@@ -199,7 +200,8 @@ class HostProvider:
             info
             for info in found
             if (labels or {}).items() <= info.labels.items()
-            and namespace in (None, namespace_of(info.labels))
+            # Without any label: its maker was killed before it could say whose it is, so it is everybody's to reap.
+            and (namespace in (None, namespace_of(info.labels)) or not (info.labels or info.held))
         ]
 
     def _list(self) -> builtins.list[SandboxInfo]:
@@ -231,7 +233,10 @@ def _folder() -> Path:
 
 
 def _write_labels(base: Path, labels: Mapping[str, str]) -> None:
-    (base / "labels").write_text("\n".join(f"{key}={value}" for key, value in labels.items()))
+    """Write the labels of a directory, all or none of them."""
+    part = base / "labels.part"
+    part.write_text("\n".join(f"{key}={value}" for key, value in labels.items()))
+    part.replace(base / "labels")
 
 
 def _labels(base: Path) -> dict[str, str]:
@@ -265,22 +270,27 @@ def _start_relay(
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start the relay of a directory; returns it, and the socket whose other end is its standard input.
 
-    Not with asyncio's own subprocesses: a loop that ends while one is being started waits for it for ever (Python
-    3.11: the loop cancels what connects the program's pipes, and its end is told only to connected ones).
+    asyncio's own subprocesses will not do: a loop that ends while it starts one waits for ever, as it cancels the task
+    that connects the pipes and asyncio reports the exit only once all pipes are connected (Python 3.11 and 3.12).
     """
     ours, theirs = socket.socketpair()
-    with theirs, (base / _LOG).open("wb") as errors:
-        process = subprocess.Popen(
-            [*RELAY_HERE, "stdio", "--hold", str(lock), "--remove", str(base)],
-            stdin=theirs.fileno(), stdout=subprocess.PIPE, stderr=errors,
-            env=environment, cwd=base / "app", start_new_session=True, pass_fds=(lock,),
-        )  # fmt: skip
+    try:
+        with theirs, (base / _LOG).open("wb") as errors:
+            process = subprocess.Popen(
+                [*RELAY_HERE, "stdio", "--hold", str(lock), "--remove", str(base)],
+                stdin=theirs.fileno(), stdout=subprocess.PIPE, stderr=errors,
+                env=environment, cwd=base / "app", start_new_session=True, pass_fds=(lock,),
+            )  # fmt: skip
+    except BaseException:
+        ours.close()
+        raise
     return process, ours
 
 
 async def _stream_to(process: subprocess.Popen[bytes], sock: socket.socket) -> Stream:
-    """The program's standard output, and its input at the other end of `sock`, which is closed where that fails."""
+    """Connect a stream to the program's standard output and to `sock`, its input; both are closed where that fails."""
     reader = asyncio.StreamReader()
+    assert process.stdout is not None
     try:
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), process.stdout
@@ -288,6 +298,7 @@ async def _stream_to(process: subprocess.Popen[bytes], sock: socket.socket) -> S
         _, writer = await asyncio.open_connection(sock=sock)
     except BaseException:
         sock.close()  # which ends the program
+        process.stdout.close()
         raise
     return reader, writer
 
@@ -295,17 +306,20 @@ async def _stream_to(process: subprocess.Popen[bytes], sock: socket.socket) -> S
 async def _seed(environment: Mapping[str, str], lock: int) -> None:
     """Fill the memory store as the image's entry point does. It holds the lock too, for as long as it runs."""
 
-    def seed() -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, "-I", str(snapshot_dir() / "entrypoint.py"), "--seed-only"], check=False,
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(lock,),
-        )  # fmt: skip
+    def seed(stop: Stop) -> tuple[int, bytes]:
+        with subprocess.Popen(
+            [sys.executable, "-I", str(snapshot_dir() / "entrypoint.py"), "--seed-only"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment, pass_fds=(lock,),
+        ) as process:  # fmt: skip
+            forget = stop.on_ask(process.kill)
+            output, _ = process.communicate()
+            forget()
+        return process.returncode, output
 
-    done = await to_the_end(lambda: in_thread(seed))
-    if done.returncode != 0:
-        raise SandboxError(
-            f"The memory store cannot be seeded: {done.stdout.decode('utf-8', 'replace').strip()}"
-        )
+    code, output = await until_stopped(seed)
+    if code != 0:
+        raise SandboxError(f"The memory store cannot be seeded: {output.decode('utf-8', 'replace').strip()}")
 
 
 def _environment(base: Path, toolchain: Toolchain) -> dict[str, str]:

@@ -50,7 +50,8 @@ class Pool:
     What is asked for in another shape (image, limits, network, labels besides the run's) is made anew, as without
     a pool. Sandboxes that were handed out belong to whoever has them; those that were not are closed with the pool.
     One made from an image or from config sources that have changed meanwhile is not handed out. While none can be
-    made, the pool tries again after pauses that grow to a minute.
+    made, the pool tries again after pauses that grow to a minute. A pool serves one namespace: after a change of
+    `HARVEST_NAMESPACE` in the process, make another one.
 
     Args:
         provider: makes them, and can name the run that one is handed to.

@@ -26,9 +26,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harvest_nb.errors import CLINotFound, SandboxError
-from harvest_nb.machine.command import Stop, run_lines
+from harvest_nb.machine.command import run_lines
 from harvest_nb.paths import cache_dir, snapshot_dir
-from harvest_nb.sandbox.uncancelled import in_thread, to_the_end
+from harvest_nb.sandbox.uncancelled import until_stopped
 
 __all__ = ["BROWSER", "Toolchain", "host_toolchain"]
 
@@ -254,7 +254,7 @@ _node_versions: dict[tuple[Path, int], str] = {}  # by program and the time of i
 
 
 async def _node_version(program: Path) -> str:
-    """The version that it says; asked once, as each sandbox needs to know it."""
+    """Return the version of Node.js, cached by the program's path and the time of its last change."""
     key = program, program.stat().st_mtime_ns
     if key not in _node_versions:
         _node_versions[key] = (await _version([str(program)])).lstrip("v")
@@ -269,20 +269,11 @@ async def _version(argv: Sequence[str]) -> str:
 
 
 async def _output(argv: Sequence[str], cwd: Path | None = None) -> tuple[int, list[str]]:
-    """Exit code and last lines of either output. A cancellation ends the program and what it started."""
-    certificates = (
-        {"NODE_EXTRA_CA_CERTS": os.environ["SSL_CERT_FILE"]} if "SSL_CERT_FILE" in os.environ else {}
-    )
-    env = {name: value for name, value in certificates.items() if name not in os.environ}
-    stop = Stop()
-    running = in_thread(lambda: run_lines(argv, env=env, cwd=cwd, stop=stop))
-    try:
-        done = await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.ask()
-        await to_the_end(lambda: asyncio.wait([running]))
-        running.exception()  # looked at: the cancellation is what the caller hears of
-        raise
+    """Exit code and last lines of either output. A cancellation ends the program."""
+    env = {}
+    if "SSL_CERT_FILE" in os.environ and "NODE_EXTRA_CA_CERTS" not in os.environ:
+        env["NODE_EXTRA_CA_CERTS"] = os.environ["SSL_CERT_FILE"]
+    done = await until_stopped(lambda stop: run_lines(argv, env=env, cwd=cwd, stop=stop))
     return done.exit_code, [line.rstrip() for line in done.tail]
 
 

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["in_thread", "to_the_end"]
+from harvest_nb.machine.command import Stop
+
+__all__ = ["in_thread", "to_the_end", "until_stopped"]
 
 T = TypeVar("T")
 _TIMES = 3
@@ -38,3 +40,21 @@ async def to_the_end(begin: Callable[[], Awaitable[T]]) -> T:
             task.exception()  # looked at: the cancellation is what the caller hears of
         raise cancelled
     return task.result()
+
+
+async def until_stopped(work: Callable[[Stop], T]) -> T:
+    """Run `work` in a thread. A cancellation asks it to stop, and is raised once it has.
+
+    Args:
+        work: takes what asks it to stop; it need not raise then.
+    """
+    stop = Stop()
+    running = in_thread(work, stop)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.ask()
+        await to_the_end(lambda: asyncio.wait([running]))
+        if not running.cancelled():
+            running.exception()  # looked at: the cancellation is what the caller hears of
+        raise

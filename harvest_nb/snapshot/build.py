@@ -97,7 +97,7 @@ async def build(
     attempt goes on there. Builds of the same tag by the same user wait for each other.
 
     Args:
-        tag: the image's name (default: `HARVEST_IMAGE`, else `harvest-daytona-snapshot:latest`).
+        tag: the image's name (default: `HARVEST_IMAGE`, else the namespace's, see `Settings.image`).
         source_root: where the config sources are (default: the enclosing repository).
         on_progress: called in the event loop with every line, and once a second without one.
         node_version: Node's major version, which chooses the base image.

@@ -96,7 +96,7 @@ def inspect(tag: str | None = None, client: DockerClient | None = None) -> Snaps
     The manifest is read from the image itself and must have the digest that the label names.
 
     Args:
-        tag: a tag or an id (default: `HARVEST_IMAGE`, else `harvest-daytona-snapshot:latest`).
+        tag: a tag or an id (default: `HARVEST_IMAGE`, else the namespace's, see `Settings.image`).
         client: the engine (default: the one that `harvest_nb.engine.connect` finds).
 
     Raises:

@@ -93,6 +93,15 @@ def test_both_layouts_of_an_archive_are_read():
         assert list(found.values()) == [["shape of a GitHub credential in /opt/note"]]
 
 
+def test_a_layer_that_removes_a_file_does_not_hide_what_the_one_before_holds():
+    layers = {
+        "01__layer.tar": packed(opt__note=TOKEN.encode()),
+        "02__layer.tar": packed(**{"opt__.wh.note": b""}),
+    }
+    found = scan_layers(iter([packed(**layers)]))
+    assert list(found.values()) == [["shape of a GitHub credential in /opt/note"], []]
+
+
 @pytest.mark.parametrize("before", [0, 5_000_000, 1024 * 1024 - 10, 3 * 1024 * 1024 - 30])
 def test_a_credential_is_found_wherever_it_stands_in_a_file_of_any_size(before: int):
     note = b"x" * before + b" " + TOKEN.encode() + b" " + b"y" * 2_000_000

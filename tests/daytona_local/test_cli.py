@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harvest_nb.daytona_local.machine import sweep
 from harvest_nb.engine import DockerClient
 from harvest_nb.snapshot import Snapshot
 
@@ -118,7 +119,7 @@ def test_it_prints_its_key_serves_and_takes_its_sandboxes_with_it(
 
 
 def test_what_a_killed_one_left_ends_by_itself_and_goes_when_another_starts(
-    engine: DockerClient, snapshot_image: Snapshot
+    engine: DockerClient, snapshot_image: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = "import harvest_nb.daytona_local.machine as machine; machine._LEASE = 6.0; "
     command = [COMMAND[0], "-c", short + COMMAND[2]]
@@ -138,6 +139,10 @@ def test_what_a_killed_one_left_ends_by_itself_and_goes_when_another_starts(
             time.sleep(0.1)
         # An ephemeral sandbox is gone with its lease; one that may be started again ends, and keeps its files.
         assert (containers(engine, keeping), containers(engine, passing)) == (["exited"], [])
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("HARVEST_NAMESPACE", f"{os.environ['HARVEST_NAMESPACE']}.elsewhere")
+            assert sweep(engine) == []  # another namespace's
+        assert containers(engine, keeping) == ["exited"]
         with serving([*COMMAND, "daytona-local", "--json"]) as second:
             assert told_by(second)["stand_in"] is True
             assert containers(engine, keeping) == []

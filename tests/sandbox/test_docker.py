@@ -189,11 +189,11 @@ async def test_a_container_whose_desk_was_killed_is_reaped_or_ends_by_itself(
     while len(containers(provider.client, "t5")) > 2:  # until the short lease has lapsed
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
-    # Of the other one its owner's end is known. Somebody else on the engine may reap in every namespace, and take it.
+    # The owner of the other one has ended. Another user of the engine may reap in every namespace, and remove it first.
     held = {info.id: info.held for info in await provider.list({"harvest.run": "t5"})}
     assert held.pop(mine.id)
     assert not any(held.values())
-    assert mine.id not in await provider.reap()
+    assert set(await provider.reap()) <= set(held)
     assert [info.id for info in await provider.list({"harvest.run": "t5"})] == [mine.id]
     await mine.close()
 

@@ -68,11 +68,13 @@ async def test_what_is_left_in_another_namespace_is_neither_listed_nor_reaped(
                 assert [info.id for info in await provider.list({"harvest.run": run})] == [own.id]
                 assert await provider.reap() == []
                 every = {i.id: i for i in await provider.list({"harvest.run": run}, all_namespaces=True)}
-                # Somebody else on the engine may just have reaped in every namespace, and taken what is left.
+                # Another user of the engine may just have reaped in every namespace, and removed what is left.
                 assert set(every) - {left} == {mine.id, own.id}
                 assert {ident for ident, info in every.items() if not info.held} <= {left}
                 assert every[mine.id].labels["harvest.namespace"] == MINE
                 assert every[own.id].labels["harvest.namespace"] == ELSEWHERE
+                if provider.name == "daytona":  # at a server of this test's own, nobody else is disturbed
+                    assert await provider.reap(all_namespaces=True) == [left]
         assert set(await provider.reap()) <= {left}
         assert [info.id for info in await provider.list({"harvest.run": run})] == [mine.id]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harvest_nb.engine import DockerClient
+from harvest_nb.sandbox.owner import owner
 
 Left = Callable[[], list[Any]]
 
@@ -16,12 +17,10 @@ Left = Callable[[], list[Any]]
 @pytest.fixture
 def left(engine: DockerClient) -> Left:
     """The containers of every stand-in that this process runs."""
-    import os
 
     def look() -> list[Any]:
-        found = engine.api.containers(all=True, filters={"label": "harvest.daytona-local"})
-        mine = f":{os.getpid()}:"
-        return [item for item in found if mine in item["Labels"].get("harvest.daytona-local.owner", "")]
+        label = f"harvest.daytona-local.owner={owner()}"
+        return list(engine.api.containers(all=True, filters={"label": label}))
 
     return look
 
