@@ -263,6 +263,8 @@ class Boxes:
                     await self.stop(box)
                 elif box.state == "started" and box.machine.relay and box.machine.relay.ended.is_set():
                     await self.enter(box, "error", "the container ended")
+                elif box.state == "started" and (seconds := self.faults.take("out-of-memory")) is not None:
+                    self.background(self._run_out(box, seconds))
 
     async def close(self) -> None:
         """Destroy all."""

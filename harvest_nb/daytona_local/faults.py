@@ -26,7 +26,7 @@ FAULTS = {
     "input-hung": "an input does not arrive, and is never answered",
     "exec-limited": "429 on a command of a session, with Retry-After of so many seconds",
     "upload-failed": "502 on an upload of files",
-    "out-of-memory": "a sandbox runs out of memory so many seconds after its start",
+    "out-of-memory": "a sandbox runs out of memory so many seconds after its start, or from now",
     "slow-start": "a sandbox takes so many seconds longer to start",
     "quota": "no more than so many sandboxes at once",
     "delete-forbidden": "403 on a deletion alone",

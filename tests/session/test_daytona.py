@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claude_agent_sdk import create_sdk_mcp_server, tool
+from claude_agent_sdk import AssistantMessage, Message, create_sdk_mcp_server, tool
 
 from harvest_nb.daytona_local import LocalDaytona
 from harvest_nb.endpoint.messages import Block, Text, ToolUse
@@ -184,8 +184,12 @@ async def test_a_sandbox_that_runs_out_of_memory_in_mid_run_is_said_and_loses_no
         options=SessionOptions(allowed_tools=["Bash"]),
         scenario=conversation(bash("sleep 60"), bash("true")),
     )
-    daytona.faults.parse("out-of-memory=15*1")
-    result = await run_session("Wait", plan)
+
+    def strike(message: Message) -> None:
+        if isinstance(message, AssistantMessage):
+            daytona.faults.parse("out-of-memory=0*1")
+
+    result = await run_session("Wait", plan, on_message=strike)
     assert result.status == "died"
     assert "ran out of memory" in str(result.reason)
     kinds = [line["message"]["type"] for line in stream(result.folder)]

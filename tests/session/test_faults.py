@@ -167,7 +167,7 @@ KILLS = "ls / > /dev/null; kill -9 $PPID; sleep 30"
 async def test_the_cli_killed_in_the_sandbox(provider: Provider, tmp_path: Path) -> None:
     result, seconds = await dying(setup(provider, tmp_path), KILLS)
     assert (result.status, result.reason) == ("died", "The claude CLI ended by SIGKILL")
-    assert seconds < 5
+    assert seconds < 20  # nobody has waited for a time-out
     assert _has_call(result.folder)
     assert about(result.folder)["exit_reason"] == result.reason
 
@@ -198,7 +198,7 @@ async def test_a_container_out_of_memory(
         return
     assert result.status == "died"
     assert "out of memory" in str(result.reason)
-    assert seconds < 5
+    assert seconds < 20  # nobody has waited for a time-out
     assert _has_call(result.folder)
 
 
@@ -370,7 +370,7 @@ async def test_an_engine_that_stops(
 
             plan = replace(plan, scenario=conversation(bash("ls / > /dev/null; sleep 60"), results))
             result = await run_session("go", plan, on_message=stop)
-            assert time.monotonic() - stopped[0] < 5
+            assert time.monotonic() - stopped[0] < 20
             assert result.status == "died"
             assert "engine" in str(result.reason)
             assert _has_call(result.folder)
@@ -402,7 +402,7 @@ async def test_an_engine_that_answers_no_more(
     for info in left:
         await asyncio.to_thread(DockerProvider(engine)._remove, info.id)
     assert len(left) == 1
-    assert seconds < 5
+    assert seconds < 20  # nobody has waited for a time-out
     assert result.status == "died"
     assert "the engine does not answer any more" in str(result.reason)
     assert _has_call(result.folder)
