@@ -122,9 +122,10 @@ class HostProvider:
     ) -> RelayedSandbox:
         log = base / _LOG
         process: subprocess.Popen[bytes] | None = None
+        sock: socket.socket | None = None
 
         async def connect() -> Stream:
-            nonlocal process
+            nonlocal process, sock
             if process is not None:
                 raise ConnectionError("the host's relay is reached once")
             process, sock = _start_relay(base, environment, lock)
@@ -138,7 +139,10 @@ class HostProvider:
             return f"its relay ended with exit code {code}" + (f": {said[-500:]}" if said else "")
 
         async def end() -> None:
-            if process is not None:
+            if process is not None and sock is not None:
+                # Its input ends here in any case: what was cancelled may still hold the stream, and the relay with it.
+                with contextlib.suppress(OSError):  # closed already
+                    sock.shutdown(socket.SHUT_RDWR)
                 await in_thread(process.wait)
             await in_thread(_discard, base)
 
@@ -292,13 +296,17 @@ async def _stream_to(process: subprocess.Popen[bytes], sock: socket.socket) -> S
     reader = asyncio.StreamReader()
     assert process.stdout is not None
     try:
-        await asyncio.get_running_loop().connect_read_pipe(
+        output, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), process.stdout
         )
-        _, writer = await asyncio.open_connection(sock=sock)
     except BaseException:
         sock.close()  # which ends the program
-        process.stdout.close()
+        raise
+    try:
+        _, writer = await asyncio.open_connection(sock=sock)
+    except BaseException:
+        sock.close()
+        output.close()
         raise
     return reader, writer
 
