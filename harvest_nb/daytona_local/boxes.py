@@ -188,8 +188,6 @@ class Boxes:
         await box.machine.start()
         await box.sessions.begin()
         await self.enter(box, "started")
-        if (seconds := self.faults.take("out-of-memory")) is not None:
-            self.background(self._run_out(box, seconds))
 
     async def _run_out(self, box: Box, seconds: float) -> None:
         await asyncio.sleep(seconds)

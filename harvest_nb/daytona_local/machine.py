@@ -11,10 +11,9 @@ from harvest_nb.daytona_local.replies import ApiError
 from harvest_nb.errors import EngineError, HarvestError
 from harvest_nb.sandbox.base import Completed
 from harvest_nb.sandbox.exec_stream import open_exec_stream
-from harvest_nb.sandbox.owner import in_namespace, is_alive, namespace_of, owner
+from harvest_nb.sandbox.owner import in_namespace, is_alive, namespace_filter, owner
 from harvest_nb.sandbox.relay import Relay, RelayProcess, Stream
 from harvest_nb.sandbox.relay_files import relay_archive
-from harvest_nb.settings import load_settings
 
 __all__ = ["LABEL", "Machine", "sweep"]
 
@@ -220,14 +219,13 @@ def sweep(
     removed: list[str] = []
     api: Any = client.api
     label = LABEL if server is None else f"{LABEL}={server}"
-    namespace = load_settings().namespace
+    wanted = namespace_filter(all_namespaces)
 
     def left(item: Mapping[str, Any]) -> bool:
         if server is not None:
             return True
         labels = item["Labels"]
-        mine = all_namespaces or namespace_of(labels) == namespace
-        return mine and is_alive(labels.get(f"{LABEL}.owner", "")) is False
+        return wanted(labels) and is_alive(labels.get(f"{LABEL}.owner", "")) is False
 
     for item in api.containers(all=True, filters={"label": label}):
         if left(item):

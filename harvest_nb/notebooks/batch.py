@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,14 +139,13 @@ def _check_order(earlier: Mapping[str, Sequence[str]], after: Mapping[str, Seque
         raise NotebookError(
             f"There is no notebook {', '.join(sorted(unknown))}", hint=f"known: {', '.join(earlier)}"
         )
-    left = dict(earlier)
-    while ready := [name for name, others in left.items() if not set(others) & set(left)]:
-        for name in ready:
-            del left[name]
-    if left:
+    try:
+        TopologicalSorter(earlier).prepare()
+    except CycleError as error:
+        names = ", ".join(sorted(set(error.args[1])))
         raise NotebookError(
-            f"The notebooks {', '.join(left)} wait for each other", hint="see which must be run after which"
-        )
+            f"The notebooks {names} wait for each other", hint="see which must be run after which"
+        ) from None
 
 
 def _planned(

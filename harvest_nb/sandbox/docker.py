@@ -14,7 +14,7 @@ import re
 import time
 import uuid
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,7 +23,7 @@ from harvest_nb import engine
 from harvest_nb.errors import SandboxError
 from harvest_nb.sandbox.base import Limits, SandboxInfo
 from harvest_nb.sandbox.exec_stream import open_exec_stream
-from harvest_nb.sandbox.owner import in_namespace, is_alive, namespace_of, owner
+from harvest_nb.sandbox.owner import in_namespace, is_alive, namespace_filter, owner
 from harvest_nb.sandbox.relay import Relay, Stream
 from harvest_nb.sandbox.relay_files import RELAY, relay_archive, relay_digest
 from harvest_nb.sandbox.relayd.daemon import LAPSED
@@ -286,14 +286,14 @@ class DockerProvider:
         self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
     ) -> builtins.list[SandboxInfo]:
         """The containers of this namespace, or of all, that carry `labels`, whichever process owns them."""
-        namespace = None if all_namespaces else load_settings().namespace
-        return await asyncio.to_thread(self._list, labels or {}, namespace)
+        return await asyncio.to_thread(self._list, labels or {}, namespace_filter(all_namespaces))
 
-    def _list(self, labels: Mapping[str, str], namespace: str | None) -> builtins.list[SandboxInfo]:
+    def _list(
+        self, labels: Mapping[str, str], wanted: Callable[[Mapping[str, str]], bool]
+    ) -> builtins.list[SandboxInfo]:
         with engine.engine_errors("list containers"):
             found = self.client.api.containers(all=True, filters={"label": [_LABEL]})
-        if namespace is not None:
-            found = [item for item in found if namespace_of(item["Labels"]) == namespace]
+        found = [item for item in found if wanted(item["Labels"])]
         for item in found:
             run = item["Names"][0].partition(_GIVEN)[2] if item.get("Names") else ""
             if run:

@@ -27,7 +27,7 @@ from harvest_nb.machine.command import Stop
 from harvest_nb.machine.locks import is_locked
 from harvest_nb.paths import cache_dir, snapshot_dir
 from harvest_nb.sandbox.base import Limits, SandboxInfo
-from harvest_nb.sandbox.owner import NAMESPACE, in_namespace, namespace_of
+from harvest_nb.sandbox.owner import in_namespace, namespace_filter
 from harvest_nb.sandbox.relay import Relay, Stream
 from harvest_nb.sandbox.relay_files import RELAY_HERE
 from harvest_nb.sandbox.relayed import RelayedSandbox
@@ -190,7 +190,7 @@ class HostProvider:
         """List the directory under `harvest.run=<run>` from now on."""
         base = _folder() / ident
         try:
-            _write_labels(base, {"harvest.run": run, NAMESPACE: namespace_of(_labels(base))})
+            _write_labels(base, {**_labels(base), "harvest.run": run})
         except FileNotFoundError as error:
             raise SandboxError(f"There is no sandbox {ident}") from error
 
@@ -198,14 +198,14 @@ class HostProvider:
         self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
     ) -> builtins.list[SandboxInfo]:
         """The directories under this user's cache, of this namespace or of all, that carry `labels`."""
-        namespace = None if all_namespaces else load_settings().namespace
+        wanted = namespace_filter(all_namespaces)
         found = await asyncio.to_thread(self._list)
         return [
             info
             for info in found
             if (labels or {}).items() <= info.labels.items()
             # Without any label: its maker was killed before it could say whose it is, so it is everybody's to reap.
-            and (namespace in (None, namespace_of(info.labels)) or not (info.labels or info.held))
+            and (wanted(info.labels) or not (info.labels or info.held))
         ]
 
     def _list(self) -> builtins.list[SandboxInfo]:

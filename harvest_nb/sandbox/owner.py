@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import psutil
 
 from harvest_nb.settings import DEFAULT_NAMESPACE, load_settings
 
-__all__ = ["NAMESPACE", "in_namespace", "is_alive", "namespace_of", "owner"]
+__all__ = ["NAMESPACE", "in_namespace", "is_alive", "namespace_filter", "namespace_of", "owner"]
 
 NAMESPACE = "harvest.namespace"
 """The label that names the namespace of a sandbox, a container or a volume."""
@@ -26,6 +26,16 @@ NAMESPACE = "harvest.namespace"
 def namespace_of(labels: Mapping[str, str]) -> str:
     """Return the namespace that `labels` name; what older versions made has no such label and is in the default one."""
     return labels.get(NAMESPACE, DEFAULT_NAMESPACE)
+
+
+def namespace_filter(all_namespaces: bool) -> Callable[[Mapping[str, str]], bool]:
+    """Return a test of labels: whether they are of this namespace (`HARVEST_NAMESPACE`), or of any.
+
+    Raises:
+        SettingsError: the namespace cannot be one.
+    """
+    mine = load_settings().namespace
+    return lambda labels: all_namespaces or namespace_of(labels) == mine
 
 
 def in_namespace() -> dict[str, str]:

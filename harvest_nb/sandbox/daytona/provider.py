@@ -37,9 +37,8 @@ from harvest_nb.sandbox.daytona.making import Maker
 from harvest_nb.sandbox.daytona.retry import explained, persist
 from harvest_nb.sandbox.daytona.sandbox import LABEL, DaytonaSandbox, open_sandbox, state_of
 from harvest_nb.sandbox.daytona.switching import start, stop
-from harvest_nb.sandbox.owner import in_namespace, namespace_of, owner
+from harvest_nb.sandbox.owner import in_namespace, namespace_filter, owner
 from harvest_nb.sandbox.uncancelled import to_the_end
-from harvest_nb.settings import load_settings
 
 __all__ = ["DaytonaProvider"]
 
@@ -276,14 +275,14 @@ class DaytonaProvider:
         self, labels: Mapping[str, str] | None = None, *, all_namespaces: bool = False
     ) -> builtins.list[SandboxInfo]:
         """This package's sandboxes at Daytona, of this namespace or of all, that carry `labels`, whoever owns them."""
-        namespace = None if all_namespaces else load_settings().namespace
+        wanted = namespace_filter(all_namespaces)
         async with self._client() as client:
             book = self._book(client)
             try:
                 found = [
                     each
                     for each in await book.labelled(labels or {})
-                    if LABEL in each.labels and namespace in (None, namespace_of(each.labels))
+                    if LABEL in each.labels and wanted(each.labels)
                 ]
             except DaytonaError as error:
                 raise explained(error, "list the sandboxes") from error
