@@ -9,17 +9,18 @@ import json
 import re
 import tarfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harvest_nb.errors import RunFolderError, SandboxError
-from harvest_nb.sandbox.base import Sandbox
+from harvest_nb.sandbox.base import Completed, Sandbox
 from harvest_nb.session.folder import entries_of, is_written
 from harvest_nb.session.options import config_dir
 from harvest_nb.session.said import main_thread
 
-__all__ = ["Past", "claimed", "cost_so_far", "find_past", "project_key", "put_back"]
+__all__ = ["Past", "claimed", "cost_so_far", "find_past", "holds_any", "project_key", "put_back", "removed"]
 
 _CLAIMS = "resumed.jsonl"
 _SECOND = len("20260101T000000")
@@ -149,19 +150,58 @@ async def project_key(sandbox: Sandbox) -> str:
 async def cost_so_far(sandbox: Sandbox, session_id: str) -> float | None:
     """What the CLI's transcript in `sandbox` says that a session has cost, in US dollars; None without a transcript.
 
-    The CLI refuses to resume a session of which it has written down nothing. A CLI that ends in peace leaves a
+    A CLI that ends in peace leaves a
     `cost-state`, and the next one goes on from that figure; one that was killed leaves none.
     """
     # A working directory's key begins with a hyphen.
     find = 'cd "$1"/projects && cat ./*/"$2".jsonl | { grep \'"type":"cost-state"\' || :; } | tail -n 1'
     exists = f'ls "$1"/projects/*/"$2".jsonl > /dev/null && {find}'
-    kept = await sandbox.run(["sh", "-c", exists, "sh", config_dir(sandbox), session_id], cwd=sandbox.home)
+    kept = await _in_config(sandbox, exists, session_id)
     if not kept.ok:
         return None
     try:
         return float(json.loads(kept.text)["totalCostUSD"])
     except (ValueError, KeyError, TypeError):
         return 0.0
+
+
+async def holds_any(sandbox: Sandbox, session_id: str, prompts: Sequence[str]) -> bool:
+    """Return whether the CLI's transcript of a session in `sandbox` holds a whole line of one of these prompts.
+
+    The CLI refuses to resume a session of whose conversation it has written down nothing.
+
+    Args:
+        prompts: the UUIDs under which they were sent.
+    """
+    if not prompts:
+        return False
+    # Read from standard input: those of a long conversation would not fit into a command.
+    lines = "".join(f'"uuid":"{prompt}".*}}$\n' for prompt in prompts)
+    search = (
+        'ls "$1"/projects/*/"$2".jsonl > /dev/null 2>&1 || exit 1; grep -q -f - "$1"/projects/*/"$2".jsonl'
+    )
+    found = await _in_config(sandbox, search, session_id, input=lines.encode())
+    if found.exit_code > 1:
+        found.check()
+    return found.ok
+
+
+async def removed(sandbox: Sandbox, session_id: str) -> None:
+    """Remove the CLI's transcript of a session from `sandbox`, so that a CLI may begin one of that id.
+
+    Raises:
+        SandboxError: it cannot be removed.
+    """
+    (
+        await _in_config(sandbox, 'rm -rf -- "$1"/projects/*/"$2".jsonl "$1"/projects/*/"$2"', session_id)
+    ).check()
+
+
+async def _in_config(sandbox: Sandbox, script: str, session_id: str, **given: Any) -> Completed:
+    """Run a shell script in `sandbox` whose arguments are the CLI's folder and a session's id."""
+    return await sandbox.run(
+        ["sh", "-c", script, "sh", config_dir(sandbox), session_id], cwd=sandbox.home, **given
+    )
 
 
 async def put_back(sandbox: Sandbox, past: Past) -> None:

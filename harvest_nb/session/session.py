@@ -23,7 +23,7 @@ from harvest_nb.session.folder import RunFolder, now
 from harvest_nb.session.link import CLILink
 from harvest_nb.session.options import taken_up
 from harvest_nb.session.result import RunResult
-from harvest_nb.session.resume import cost_so_far
+from harvest_nb.session.resume import cost_so_far, holds_any, removed
 from harvest_nb.session.turn import Prompted, died
 
 __all__ = ["Session"]
@@ -65,7 +65,9 @@ class Session:
         self._link: CLILink | None = None
         self._turn: Prompted | None = None
         self._processes: list[CLILink] = []
-        self._begun = self._closed = False
+        self._closed = False
+        self._sent: list[str] = []
+        """UUIDs of the prompts that CLIs of this session were sent."""
         self._lock = asyncio.Lock()
         self._deltas = Deltas(folder.redactor)
 
@@ -111,10 +113,15 @@ class Session:
         """The options of the CLI to start now, and what the session that it takes up has cost so far."""
         options = self._begin(self._options)
         if self._processes:
-            kept = await cost_so_far(self.sandbox, self.session_id)
-            # One that was ended before it answered may have written nothing down: what it was to begin with counts.
-            if kept is not None and (self._begun or options.session_id is not None):
-                return taken_up(self._options, self.session_id), kept
+            # A CLI writes its session down some 100 ms after it has begun, a branch's history first. One that was
+            # ended before it had come to a prompt has left nothing that can be resumed, or half a history.
+            if await holds_any(self.sandbox, self.session_id, self._sent):
+                return taken_up(self._options, self.session_id), await cost_so_far(
+                    self.sandbox, self.session_id
+                )
+            self._sent.clear()
+            if options.session_id is not None:
+                await removed(self.sandbox, options.session_id)
         return options, await cost_so_far(self.sandbox, options.resume) if options.resume else None
 
     def _tap(self, direction: str, message: dict[str, Any], raw: bytes) -> dict[str, Any]:
@@ -140,7 +147,6 @@ class Session:
             return  # between prompts; recorded all the same
         turn.handle(message)
         if isinstance(message, SystemMessage) and message.subtype == "init":
-            self._begun = True
             self.folder.mark("init")
             self.session_id = message.data.get("session_id", self.session_id)
             self.folder.save(session_id=self.session_id, cli_version=message.data.get("claude_code_version"))
@@ -225,6 +231,7 @@ class Session:
             prompt = await attach(self.sandbox, turn.prompt, attachments)
             await self.start()
             turn.sent = True
+            self._sent.append(turn.id)
             await self._send(turn, prompt)
 
         preparing = asyncio.create_task(prepare(), name="prompt")

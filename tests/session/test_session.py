@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,24 +171,34 @@ async def test_a_cancel_before_anything_was_sent_leaves_the_cli_warm(
         await session.ask("hello")
 
 
-async def test_a_branch_whose_first_cli_was_ended_before_it_answered(tmp_path: Path) -> None:
-    first = await run_session("one", setup(HostProvider(), tmp_path, scenario=conversation(history)))
-    for past in (find_past(first.folder, fork=True), find_past(first.folder)):
-        async with open_session(
-            setup(HostProvider(), tmp_path, scenario=conversation(history), past=past)
-        ) as session:
-            await session.start()
-            asking = asyncio.create_task(session.ask("never mind"))
+@pytest.mark.parametrize("kind", ["new", "resumed", "branch"])
+async def test_a_session_whose_first_cli_was_ended_before_it_answered(tmp_path: Path, kind: str) -> None:
+    plan = setup(HostProvider(), tmp_path, scenario=conversation(history))
+    first = await run_session("one", plan)
+    if kind != "new":
+        plan = replace(plan, past=find_past(first.folder, fork=kind == "branch"))
+    async with open_session(plan) as session:
+        await session.start()
+        asking = asyncio.create_task(session.ask("never mind"))
+        sent = session.folder.path / "stream.jsonl"
+        while b"never mind" not in sent.read_bytes():
             await asyncio.sleep(0)
-            while not session.busy or session._turn is None or not session._turn.sent:
-                await asyncio.sleep(0)
-            await session.cancel()
-            assert (await asking).status == "cancelled"
-            after = await session.ask("two")
-        assert after.ok, after.reason
-        assert "one" in str(after.text)
-        assert after.session_id == about(session.folder.path)["session_id"]
-        assert (after.session_id == first.session_id) is not past.fork
+        await session.cancel()
+        assert (await asking).status == "cancelled"
+        if kind != "resumed":
+            # What a CLI writes first, some 100 ms before what it was asked.
+            projects = Path(session.sandbox.home) / ".claude/projects"
+            place = projects / re.sub("[^a-zA-Z0-9]", "-", str(Path(session.sandbox.workdir).resolve()))
+            place.mkdir(parents=True, exist_ok=True)
+            state = {"type": "mode", "mode": "normal", "sessionId": session.session_id}
+            (place / f"{session.session_id}.jsonl").write_text(json.dumps(state) + "\n")
+        after = await session.ask("two")
+    assert after.ok, after.reason
+    said = str(after.text).split(" / ")
+    assert said[-1] == "two"
+    assert (said[0] == "one") is (kind != "new")
+    assert after.session_id == about(session.folder.path)["session_id"]
+    assert (after.session_id == first.session_id) is (kind == "resumed")
 
 
 async def test_background_agents_owe_results_to_the_prompt_that_started_them(tmp_path: Path) -> None:
