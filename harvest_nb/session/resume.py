@@ -20,7 +20,16 @@ from harvest_nb.session.folder import entries_of, is_written
 from harvest_nb.session.options import config_dir
 from harvest_nb.session.said import main_thread
 
-__all__ = ["Past", "claimed", "cost_so_far", "find_past", "holds_any", "project_key", "put_back", "removed"]
+__all__ = [
+    "Past",
+    "claimed",
+    "cost_so_far",
+    "find_past",
+    "holds_any",
+    "project_key",
+    "put_back",
+    "remove_transcript",
+]
 
 _CLAIMS = "resumed.jsonl"
 _SECOND = len("20260101T000000")
@@ -150,8 +159,8 @@ async def project_key(sandbox: Sandbox) -> str:
 async def cost_so_far(sandbox: Sandbox, session_id: str) -> float | None:
     """What the CLI's transcript in `sandbox` says that a session has cost, in US dollars; None without a transcript.
 
-    A CLI that ends in peace leaves a
-    `cost-state`, and the next one goes on from that figure; one that was killed leaves none.
+    A CLI that ends in peace leaves a `cost-state`, and the next one goes on from that figure; one that was killed
+    leaves none.
     """
     # A working directory's key begins with a hyphen.
     find = 'cd "$1"/projects && cat ./*/"$2".jsonl | { grep \'"type":"cost-state"\' || :; } | tail -n 1'
@@ -186,15 +195,14 @@ async def holds_any(sandbox: Sandbox, session_id: str, prompts: Sequence[str]) -
     return found.ok
 
 
-async def removed(sandbox: Sandbox, session_id: str) -> None:
+async def remove_transcript(sandbox: Sandbox, session_id: str) -> None:
     """Remove the CLI's transcript of a session from `sandbox`, so that a CLI may begin one of that id.
 
     Raises:
         SandboxError: it cannot be removed.
     """
-    (
-        await _in_config(sandbox, 'rm -rf -- "$1"/projects/*/"$2".jsonl "$1"/projects/*/"$2"', session_id)
-    ).check()
+    remove = 'rm -rf -- "$1"/projects/*/"$2".jsonl "$1"/projects/*/"$2"'
+    (await _in_config(sandbox, remove, session_id)).check()
 
 
 async def _in_config(sandbox: Sandbox, script: str, session_id: str, **given: Any) -> Completed:

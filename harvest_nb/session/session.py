@@ -23,7 +23,7 @@ from harvest_nb.session.folder import RunFolder, now
 from harvest_nb.session.link import CLILink
 from harvest_nb.session.options import taken_up
 from harvest_nb.session.result import RunResult
-from harvest_nb.session.resume import cost_so_far, holds_any, removed
+from harvest_nb.session.resume import cost_so_far, holds_any, remove_transcript
 from harvest_nb.session.turn import Prompted, died
 
 __all__ = ["Session"]
@@ -116,12 +116,11 @@ class Session:
             # A CLI writes its session down some 100 ms after it has begun, a branch's history first. One that was
             # ended before it had come to a prompt has left nothing that can be resumed, or half a history.
             if await holds_any(self.sandbox, self.session_id, self._sent):
-                return taken_up(self._options, self.session_id), await cost_so_far(
-                    self.sandbox, self.session_id
-                )
+                cost = await cost_so_far(self.sandbox, self.session_id)
+                return taken_up(self._options, self.session_id), cost
             self._sent.clear()
-            if options.session_id is not None:
-                await removed(self.sandbox, options.session_id)
+            if options.session_id == self.session_id:
+                await remove_transcript(self.sandbox, self.session_id)
         return options, await cost_so_far(self.sandbox, options.resume) if options.resume else None
 
     def _tap(self, direction: str, message: dict[str, Any], raw: bytes) -> dict[str, Any]:
