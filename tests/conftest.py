@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harvest_nb.errors import EngineError
 from harvest_nb.settings import load_settings
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 # A suite started in the background, or under nohup, inherits ignored signals, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# How long an example takes says something about who else is using the machine, and nothing about the code.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 BUILT_AS = os.environ.setdefault("HARVEST_TEST_IMAGE", load_settings().image)
 """The tag under which the image is built: that of the user who runs the tests, so that the next run finds it.

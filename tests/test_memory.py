@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harvest_nb.errors import RunFolderError, SourceError
@@ -35,9 +35,6 @@ SIX = {
     "ErrorPatterns",
     "LearnedPatterns",
 }
-
-# A busy machine is no reason to fail.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # Every text that a JSON file can hold, line separators and lone surrogates among them. A surrogate pair in two
 # halves is left out: JSON cannot tell it from the character that it stands for.
@@ -140,12 +137,10 @@ class TestSeed:
 
 
 class TestStore:
-    @unhurried
     @given(graphs)
     def test_round_trip(self, graph):
         assert parse_store(to_store(graph)) == graph
 
-    @unhurried
     @given(graphs)
     def test_each_record_is_one_line_of_utf8(self, graph):
         written = to_store(graph)
@@ -153,7 +148,6 @@ class TestStore:
         assert len(lines) == len(graph.entities) + len(graph.relations)
         assert all(json.loads(line)["type"] in {"entity", "relation"} for line in lines)
 
-    @unhurried
     @given(graphs)
     def test_frames_hold_every_record(self, graph):
         frames = graph.frames
@@ -258,7 +252,6 @@ class TestLint:
         path.write_bytes(json.dumps(entity("A")).encode() + b'\n{"type": "\xff"}')
         assert list(lint(path)["problem"]) == ["not UTF-8 at byte 10"]
 
-    @unhurried
     @given(graphs)
     def test_what_to_store_writes_is_never_malformed(self, tmp_path_factory, graph):
         path = tmp_path_factory.getbasetemp() / "lint.jsonl"
@@ -286,13 +279,11 @@ class TestDiff:
         after = Graph(relations=(Relation("A", "y z", "x"),))
         assert list(diff(before, after)["change"]) == ["removed", "added"]
 
-    @unhurried
     @given(graphs)
     def test_a_graph_does_not_differ_from_itself_in_another_order(self, graph):
         turned = Graph(graph.entities[::-1], graph.relations[::-1])
         assert diff(graph, turned).empty
 
-    @unhurried
     @given(graphs, graphs)
     def test_the_way_back_is_the_mirror_image(self, one, other):
         there, back = diff(one, other), diff(other, one)
@@ -301,7 +292,6 @@ class TestDiff:
 
 
 class TestMerge:
-    @unhurried
     @given(graphs, graphs)
     def test_nothing_is_lost_and_the_seed_is_in_it(self, graph, seed):
         merged = merge(graph, seed)
@@ -314,7 +304,6 @@ class TestMerge:
         assert set(seed.names) <= set(merged.names)
         assert set(seed.relations) <= set(merged.relations)
 
-    @unhurried
     @given(graphs, graphs)
     def test_once_merged_there_is_nothing_to_add(self, graph, seed):
         merged = merge(graph, seed)
@@ -346,7 +335,6 @@ class TestMerge:
         assert merge_seed(path, seed).empty
         assert path.read_bytes() == before
 
-    @unhurried
     @given(graphs)
     def test_the_file_says_what_the_graph_does(self, tmp_path_factory, graph):
         path = tmp_path_factory.mktemp("merge") / "memory.jsonl"

@@ -26,7 +26,7 @@ def same(one: Frames, other: Frames) -> None:
         assert frame.equals(getattr(other, name)), name
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(order=st.randoms(use_true_random=False))
 def test_shuffled_arguments_give_equal_frames(new_run_anywhere, order: random.Random):
     with tempfile.TemporaryDirectory() as top:
@@ -59,7 +59,7 @@ def rows_that_disagree(order: random.Random) -> list[dict[str, object]]:
     return log.rows
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(order=st.randoms(use_true_random=False))
 def test_rows_of_one_response_in_any_file_give_the_same_usage(order: random.Random):
     rows = rows_that_disagree(order)

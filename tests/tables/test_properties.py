@@ -79,7 +79,7 @@ def summed(frames: Frames) -> list[Any]:
     return [kept, *(sorted(map(str, totals(frames, by).rows)) for by in BY if by != "project")]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(order=st.randoms(use_true_random=False))
 def test_renaming_and_permuting_files(order):
     files = corpus(order)
@@ -89,7 +89,7 @@ def test_renaming_and_permuting_files(order):
     assert counted(moved) == counted(files)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(order=st.randoms(use_true_random=False))
 def test_splitting_and_joining_files(order):
     files = corpus(order)
@@ -104,7 +104,7 @@ def test_splitting_and_joining_files(order):
     assert counted({"all.jsonl": joined}) == before
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(order=st.randoms(use_true_random=False), times=st.integers(1, 3))
 def test_appending_copies(order, times):
     files = corpus(order)
@@ -117,7 +117,7 @@ def test_appending_copies(order, times):
     assert counted(more) == counted(files)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(order=st.randoms(use_true_random=False))
 def test_other_spellings_of_the_same_json(order):
     def shuffled(value: Any) -> Any:
@@ -135,7 +135,7 @@ def test_other_spellings_of_the_same_json(order):
     assert counted(files, spell) == counted(files)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(order=st.randoms(use_true_random=False))
 def test_the_session_view_only_adds_copies(order):
     with tempfile.TemporaryDirectory() as top:
@@ -149,7 +149,7 @@ def test_the_session_view_only_adds_copies(order):
         assert len(frame) <= len(getattr(whole, name))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(order=st.randoms(use_true_random=False))
 def test_a_naive_count_says_the_same(order):
     """By a second path that shares nothing but prices; see `naive`."""

@@ -94,7 +94,7 @@ def test_strict_accepts_a_folder_without_problems(writer):
     assert load(writer.two_turns().write(), strict=True).problems.empty
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(share=st.floats(0, 1, exclude_max=True), partial=st.booleans())
 @pytest.mark.slow
 def test_cutting_the_stream_anywhere_loses_at_most_one_line_and_says_so(new_run_anywhere, share, partial):
@@ -113,7 +113,7 @@ def test_cutting_the_stream_anywhere_loses_at_most_one_line_and_says_so(new_run_
     assert frames.problems["reason"].tolist() == expected
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(order=st.randoms(use_true_random=False))
 @pytest.mark.slow
 def test_the_order_of_lines_changes_no_total(new_run_anywhere, order: random.Random):
@@ -132,7 +132,7 @@ def test_the_order_of_lines_changes_no_total(new_run_anywhere, order: random.Ran
             assert frame.drop(columns=places).equals(again.drop(columns=places)), name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(copies=st.integers(1, 4), spaced=st.booleans(), keys=st.randoms(use_true_random=False))
 @pytest.mark.slow
 def test_copies_of_rows_and_other_spelling_of_json_change_no_total(new_run_anywhere, copies, spaced, keys):
@@ -153,7 +153,7 @@ def test_copies_of_rows_and_other_spelling_of_json_change_no_total(new_run_anywh
     assert before.runs["residual_reason"].tolist() == after.runs["residual_reason"].tolist() == ["equal"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32))
 @pytest.mark.slow
 def test_damaged_files_crash_nothing_and_leave_well_formed_frames(new_run_anywhere, seed):
@@ -187,7 +187,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 @pytest.mark.slow
 def test_any_value_anywhere_crashes_nothing(new_run_anywhere, data):

@@ -46,7 +46,7 @@ def test_more_objects_than_any_limit_after_a_break(indent):
     assert reasons == ["not_json"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), indent=st.sampled_from([None, 1]))
 def test_a_record_that_breaks_anywhere_takes_no_other_with_it(data, indent):
     rows = messages(
