@@ -48,6 +48,8 @@ class LiveTable:
         """Say what a notebook is doing; its clock begins with the first call."""
         self._began.setdefault(name, time.monotonic())
         self._doing[name] = doing
+        if self._live is not None:
+            self._live.refresh()  # what lasts less than the time between two pictures is shown too
 
     def end(self, result: NotebookResult) -> None:
         """Say how a notebook ended."""
