@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 
@@ -49,7 +50,8 @@ class LiveTable:
         self._began.setdefault(name, time.monotonic())
         self._doing[name] = doing
         if self._live is not None:
-            self._live.refresh()  # what lasts less than the time between two pictures is shown too
+            with contextlib.suppress(OSError):  # a terminal that has gone stops no notebook
+                self._live.refresh()  # so that a step shorter than the refresh interval is drawn too
 
     def end(self, result: NotebookResult) -> None:
         """Say how a notebook ended."""

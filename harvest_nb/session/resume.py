@@ -175,16 +175,16 @@ async def cost_so_far(sandbox: Sandbox, session_id: str) -> float | None:
 
 
 async def holds_any(sandbox: Sandbox, session_id: str, prompts: Sequence[str]) -> bool:
-    """Return whether the CLI's transcript of a session in `sandbox` holds a whole line of one of these prompts.
+    """Return whether the CLI's transcript of a session in `sandbox` holds a complete row of one of these prompts.
 
-    The CLI refuses to resume a session of whose conversation it has written down nothing.
+    `claude --resume` fails on a transcript without rows of the conversation.
 
     Args:
         prompts: the UUIDs under which they were sent.
     """
     if not prompts:
         return False
-    # Read from standard input: those of a long conversation would not fit into a command.
+    # By standard input: an argument holds 128 KiB at most, and a long conversation has more.
     lines = "".join(f'"uuid":"{prompt}".*}}$\n' for prompt in prompts)
     search = (
         'ls "$1"/projects/*/"$2".jsonl > /dev/null 2>&1 || exit 1; grep -q -f - "$1"/projects/*/"$2".jsonl'
@@ -196,7 +196,7 @@ async def holds_any(sandbox: Sandbox, session_id: str, prompts: Sequence[str]) -
 
 
 async def remove_transcript(sandbox: Sandbox, session_id: str) -> None:
-    """Remove the CLI's transcript of a session from `sandbox`, so that a CLI may begin one of that id.
+    """Remove the CLI's transcript of a session from `sandbox`, so that a CLI can start one under the same id.
 
     Raises:
         SandboxError: it cannot be removed.
@@ -206,7 +206,7 @@ async def remove_transcript(sandbox: Sandbox, session_id: str) -> None:
 
 
 async def _in_config(sandbox: Sandbox, script: str, session_id: str, **given: Any) -> Completed:
-    """Run a shell script in `sandbox` whose arguments are the CLI's folder and a session's id."""
+    """Run a shell script in `sandbox`; its `$1` is the CLI's folder, its `$2` the session's id."""
     return await sandbox.run(
         ["sh", "-c", script, "sh", config_dir(sandbox), session_id], cwd=sandbox.home, **given
     )

@@ -21,7 +21,7 @@ from harvest_nb.session.attach import attach
 from harvest_nb.session.deltas import Deltas
 from harvest_nb.session.folder import RunFolder, now
 from harvest_nb.session.link import CLILink
-from harvest_nb.session.options import taken_up
+from harvest_nb.session.options import starting, taken_up
 from harvest_nb.session.result import RunResult
 from harvest_nb.session.resume import cost_so_far, holds_any, remove_transcript
 from harvest_nb.session.turn import Prompted, died
@@ -67,7 +67,7 @@ class Session:
         self._processes: list[CLILink] = []
         self._closed = False
         self._sent: list[str] = []
-        """UUIDs of the prompts that CLIs of this session were sent."""
+        """UUIDs of the prompts sent to this session's CLIs."""
         self._lock = asyncio.Lock()
         self._deltas = Deltas(folder.redactor)
 
@@ -113,14 +113,15 @@ class Session:
         """The options of the CLI to start now, and what the session that it takes up has cost so far."""
         options = self._begin(self._options)
         if self._processes:
-            # A CLI writes its session down some 100 ms after it has begun, a branch's history first. One that was
-            # ended before it had come to a prompt has left nothing that can be resumed, or half a history.
+            # The CLI writes its transcript some 100 ms after `init`, a branch's history before the first prompt.
+            # Killed before it wrote a prompt, it leaves no file, one that cannot be resumed, or part of the history.
             if await holds_any(self.sandbox, self.session_id, self._sent):
                 cost = await cost_so_far(self.sandbox, self.session_id)
                 return taken_up(self._options, self.session_id), cost
-            self._sent.clear()
-            if options.session_id == self.session_id:
-                await remove_transcript(self.sandbox, self.session_id)
+            if self.session_id != (options.session_id or options.resume):
+                options = starting(self._options, self.session_id)  # another one since, as after `/clear`
+            if options.session_id is not None:
+                await remove_transcript(self.sandbox, options.session_id)
         return options, await cost_so_far(self.sandbox, options.resume) if options.resume else None
 
     def _tap(self, direction: str, message: dict[str, Any], raw: bytes) -> dict[str, Any]:
@@ -229,6 +230,8 @@ class Session:
         async def prepare() -> None:
             prompt = await attach(self.sandbox, turn.prompt, attachments)
             await self.start()
+            if turn.over.done():
+                return  # cancelled meanwhile: nobody waits for an answer any more
             turn.sent = True
             self._sent.append(turn.id)
             await self._send(turn, prompt)

@@ -40,7 +40,7 @@ def image(engine: DockerClient, request: pytest.FixtureRequest) -> Iterator[str]
     context = io.BytesIO(
         packed(Dockerfile="\n".join(lines).encode(), note=TOKEN.encode(), nothing=b"nothing")
     )
-    # Without the cache: steps of its own, as those that others go on from must not be removed.
+    # No cache: layers shared with another build must not be removed with this image.
     said = list(
         engine.api.build(fileobj=context, custom_context=True, tag=tag, rm=True, decode=True, nocache=True)
     )

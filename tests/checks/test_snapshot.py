@@ -315,7 +315,7 @@ def built(engine: DockerClient, snapshot: Snapshot, broken: Broken) -> Iterator[
             forcerm=True,
             decode=True,
             network_mode="none",
-            nocache=True,  # steps of its own, which go with it: one that others go on from must not be removed
+            nocache=True,  # layers shared with another build must not be removed with this image
         )
     )
     assert not [line["error"] for line in said if "error" in line]

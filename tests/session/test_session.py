@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +31,9 @@ from harvest_nb.sandbox.host import HostProvider
 from harvest_nb.session.open import Setup, open_session
 from harvest_nb.session.options import SessionOptions
 from harvest_nb.session.result import RunResult
-from harvest_nb.session.resume import find_past
+from harvest_nb.session.resume import find_past, holds_any, project_key
 from harvest_nb.session.run import run_session
+from harvest_nb.session.said import main_thread
 from tests.session.conftest import BASH, about, bash, conversation, echo, results, say, stream, typed
 
 pytestmark = pytest.mark.slow
@@ -120,7 +120,7 @@ async def test_a_cancel_in_the_middle_of_a_tool_keeps_session_and_sandbox(
     assert [entry["status"] for entry in about(session.folder.path)["prompts"]] == ["cancelled", "success"]
 
 
-async def test_a_cancel_before_init_starts_the_cli_again_with_the_same_session(
+async def test_a_prompt_that_is_cancelled_before_it_was_sent_is_never_sent(
     provider: Provider, tmp_path: Path
 ) -> None:
     async with open_session(setup(provider, tmp_path, scenario=conversation(history))) as session:
@@ -136,7 +136,8 @@ async def test_a_cancel_before_init_starts_the_cli_again_with_the_same_session(
         after = await session.ask("hello")
     assert after.ok
     assert after.session_id == cut.session_id
-    assert str(after.text).endswith("hello")
+    assert after.text == "hello"
+    assert b"never mind" not in (session.folder.path / "stream.jsonl").read_bytes()
 
 
 async def test_a_cancel_while_the_cli_starts(provider: Provider, tmp_path: Path) -> None:
@@ -181,17 +182,22 @@ async def test_a_session_whose_first_cli_was_ended_before_it_answered(tmp_path: 
         await session.start()
         asking = asyncio.create_task(session.ask("never mind"))
         sent = session.folder.path / "stream.jsonl"
-        while b"never mind" not in sent.read_bytes():
+        while b"never mind" not in sent.read_bytes() and not asking.done():
             await asyncio.sleep(0)
         await session.cancel()
         assert (await asking).status == "cancelled"
         if kind != "resumed":
             # What a CLI writes first, some 100 ms before what it was asked.
-            projects = Path(session.sandbox.home) / ".claude/projects"
-            place = projects / re.sub("[^a-zA-Z0-9]", "-", str(Path(session.sandbox.workdir).resolve()))
-            place.mkdir(parents=True, exist_ok=True)
+            place = session.sandbox.home / ".claude/projects" / await project_key(session.sandbox)
             state = {"type": "mode", "mode": "normal", "sessionId": session.session_id}
-            (place / f"{session.session_id}.jsonl").write_text(json.dumps(state) + "\n")
+            written = json.dumps(state) + "\n"
+            if kind == "branch":  # and of its history the beginning
+                past = await session.sandbox.read(place / f"{first.session_id}.jsonl")
+                *begun, torn = (
+                    past.decode().replace(str(first.session_id), session.session_id).splitlines()[:4]
+                )
+                written += "\n".join([*begun, torn[:50]])
+            await session.sandbox.write(place / f"{session.session_id}.jsonl", written.encode())
         after = await session.ask("two")
     assert after.ok, after.reason
     said = str(after.text).split(" / ")
@@ -199,6 +205,49 @@ async def test_a_session_whose_first_cli_was_ended_before_it_answered(tmp_path: 
     assert (said[0] == "one") is (kind != "new")
     assert after.session_id == about(session.folder.path)["session_id"]
     assert (after.session_id == first.session_id) is (kind == "resumed")
+    rows = main_thread(session.folder.path, session.session_id)
+    assert sum(row["type"] == "assistant" for row in rows) == (1 if kind == "new" else 2)
+
+
+@pytest.mark.parametrize("kind", ["new", "resumed", "branch"])
+async def test_a_session_whose_cli_was_killed_after_an_answer_goes_on_with_it(
+    tmp_path: Path, kind: str
+) -> None:
+    def dying(c: Conversation) -> list[Block]:
+        return [ToolUse("Bash", {"command": "kill -9 $PPID"})] if typed(c) == "die" else history(c)
+
+    plan = setup(HostProvider(), tmp_path, scenario=conversation(dying, history))
+    if kind != "new":
+        first = await run_session("zero", plan)
+        plan = replace(plan, past=find_past(first.folder, fork=kind == "branch"))
+    async with open_session(plan) as session:
+        one = await session.ask("one")
+        died = await session.ask("die")
+        assert died.status == "died"
+        two = await session.ask("two")
+    assert two.ok, two.reason
+    assert one.session_id == two.session_id
+    said = str(two.text).split(" / ")
+    assert (said[0], said[-1]) == ("one" if kind == "new" else "zero", "two")
+    assert "one" in said
+
+
+async def test_a_transcript_holds_a_prompt_only_with_a_whole_row_of_it() -> None:
+    sandbox = await HostProvider().create()
+    try:
+        path = sandbox.home / ".claude/projects/-app/s.jsonl"
+        assert not await holds_any(sandbox, "s", ["a"])
+        for row, held in {
+            '{"type":"mode"}': False,
+            '{"parentUuid":"a","type":"user","uuid":"b"}': False,
+            '{"type":"user","uuid":"a","timesta': False,
+            '{"type":"user","uuid":"a","userType":"external"}': True,
+        }.items():
+            await sandbox.write(path, f"{row}\n".encode())
+            assert await holds_any(sandbox, "s", ["z", "a"]) is held
+        assert not await holds_any(sandbox, "s", [])
+    finally:
+        await sandbox.close()
 
 
 async def test_background_agents_owe_results_to_the_prompt_that_started_them(tmp_path: Path) -> None:
