@@ -113,7 +113,9 @@ async def test_a_cancel_in_the_middle_of_a_tool_keeps_session_and_sandbox(
         assert (cut.status, cut.cut_short) == ("cancelled", ("Bash",))
         assert "in the middle of Bash" in str(cut.reason)
         assert cut.cost_usd is not None
-        assert await sleepers(session) == 0
+        async with asyncio.timeout(10):  # the CLI ends them by itself, a moment after its result
+            while await sleepers(session):
+                await asyncio.sleep(0.05)
         again = await session.ask("hello")
     assert again.text == "you said: hello"
     assert again.session_id == cut.session_id
