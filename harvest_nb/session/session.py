@@ -113,7 +113,7 @@ class Session:
         """The options of the CLI to start now, and what the session that it takes up has cost so far."""
         options = self._begin(self._options)
         if self._processes:
-            # The CLI writes its transcript some 100 ms after `init`, a branch's history before the first prompt.
+            # The CLI writes its transcript a moment after `init`, a branch's history before the first prompt.
             # Killed before it wrote a prompt, it leaves no file, one that cannot be resumed, or part of the history.
             if await holds_any(self.sandbox, self.session_id, self._sent):
                 cost = await cost_so_far(self.sandbox, self.session_id)

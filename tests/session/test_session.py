@@ -34,6 +34,7 @@ from harvest_nb.session.result import RunResult
 from harvest_nb.session.resume import find_past, holds_any, project_key
 from harvest_nb.session.run import run_session
 from harvest_nb.session.said import main_thread
+from harvest_nb.snapshot import Snapshot
 from tests.session.conftest import BASH, about, bash, conversation, echo, results, say, stream, typed
 
 pytestmark = pytest.mark.slow
@@ -189,7 +190,7 @@ async def test_a_session_whose_first_cli_was_ended_before_it_answered(tmp_path: 
         await session.cancel()
         assert (await asking).status == "cancelled"
         if kind != "resumed":
-            # What a CLI writes first, some 100 ms before what it was asked.
+            # What a CLI writes first, a moment before the prompt.
             place = session.sandbox.home / ".claude/projects" / await project_key(session.sandbox)
             state = {"type": "mode", "mode": "normal", "sessionId": session.session_id}
             written = json.dumps(state) + "\n"
@@ -234,6 +235,27 @@ async def test_a_session_whose_cli_was_killed_after_an_answer_goes_on_with_it(
     assert "one" in said
 
 
+@pytest.mark.docker
+@pytest.mark.parametrize("command", ["/context", "/compact", "/clear"])
+async def test_a_session_whose_only_prompt_was_a_command_survives_its_cli(
+    provider_named: Callable[[str], Provider], snapshot_image: Snapshot, tmp_path: Path, command: str
+) -> None:
+    plan = setup(
+        provider_named("docker"), tmp_path, snapshot=snapshot_image.id, scenario=conversation(history)
+    )
+    async with open_session(plan) as session:
+        assert (await session.ask(command)).ok
+        ident = session.session_id
+        kill = 'for p in /proc/[0-9]*; do [ "$(cat "$p/comm")" != claude ] || kill -9 "${p#/proc/}"; done'
+        await session.sandbox.run(["sh", "-c", kill])
+        after = await session.ask("two")
+        if not after.ok:  # its end was not known yet when the prompt was sent
+            after = await session.ask("two")
+    assert after.ok, after.reason
+    assert after.session_id == ident
+    assert command in str(after.text)  # what came before is in the conversation
+
+
 async def test_a_transcript_holds_a_prompt_only_with_a_whole_row_of_it() -> None:
     sandbox = await HostProvider().create()
     try:
@@ -243,9 +265,10 @@ async def test_a_transcript_holds_a_prompt_only_with_a_whole_row_of_it() -> None
             '{"type":"mode"}': False,
             '{"parentUuid":"a","type":"user","uuid":"b"}': False,
             '{"type":"user","uuid":"a","timesta': False,
+            '{"type":"user","uuid":"b"}\n{"type":"user","uuid":"a","timesta': False,
             '{"type":"user","uuid":"a","userType":"external"}': True,
         }.items():
-            await sandbox.write(path, f"{row}\n".encode())
+            await sandbox.write(path, row.encode())
             assert await holds_any(sandbox, "s", ["z", "a"]) is held
         assert not await holds_any(sandbox, "s", [])
     finally:
