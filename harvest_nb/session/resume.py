@@ -181,6 +181,9 @@ async def holds_any(sandbox: Sandbox, session_id: str, prompts: Sequence[str]) -
 
     Args:
         prompts: the UUIDs under which they were sent.
+
+    Raises:
+        SandboxError: the transcript is there and cannot be searched.
     """
     if not prompts:
         return False
