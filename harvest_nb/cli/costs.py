@@ -50,6 +50,9 @@ def costs(
     view: Annotated[
         View, typer.Option(help="corpus: each response once. session: each session whole, copies included.")
     ] = View.corpus,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links that lead out of a folder, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Add up tokens and cost of what was recorded, each API response once."""
@@ -58,7 +61,7 @@ def costs(
     from harvest_nb.tables.totals import totals
 
     table = load_prices()
-    frames = load(*(paths or own_transcripts()), view=view.value, prices=table)
+    frames = load(*(paths or own_transcripts()), view=view.value, prices=table, follow_links=follow_links)
     found = totals(frames, by.value)
     if as_json:
         print_json(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harvest_nb.files import open_regular
 from harvest_nb.machine.command import Stop
 from harvest_nb.paths import locks_dir
 
@@ -17,9 +18,13 @@ _POLL_SECONDS = 0.25
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds a lock on a file; nobody does on one that is not there. Raises OSError."""
+    """Return whether a process holds a lock on a regular file; none does on one that is not there.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

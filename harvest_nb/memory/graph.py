@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harvest_nb.errors import RunFolderError, SourceError
+from harvest_nb.files import read_named
 
 __all__ = [
     "Entity",
@@ -108,7 +109,7 @@ def parse_seed(path: str | PathLike[str]) -> Graph:
         SourceError: the file is missing or malformed; the first problem is named with its place.
     """
     try:
-        read = _read_seed(Path(path).read_bytes())
+        read = _read_seed(read_named(Path(path)))
     except OSError as error:
         raise SourceError(f"Cannot read the memory seed {path}: {error.strerror}") from error
     for problem in read.malformed:
@@ -129,7 +130,7 @@ def parse_store(source: str | PathLike[str] | bytes, *, strict: bool = True) -> 
     """
     where = "memory store" if isinstance(source, bytes) else str(source)
     try:
-        read = _read_store(source if isinstance(source, bytes) else Path(source).read_bytes())
+        read = _read_store(source if isinstance(source, bytes) else read_named(Path(source)))
     except OSError as error:
         raise RunFolderError(f"Cannot read the memory store {where}: {error.strerror}") from error
     for problem in read.malformed if strict else ():
@@ -162,7 +163,7 @@ def lint(path: str | PathLike[str]) -> pd.DataFrame:
     Raises:
         OSError: the file cannot be read.
     """
-    data = Path(path).read_bytes()
+    data = read_named(Path(path))
     read = _read_seed(data) if Path(path).suffix == ".json" else _read_store(data)
     rows = sorted([*read.malformed, *_inconsistent(read)], key=lambda p: p.line or 0)
     return frame_of(rows, {"line": "Int64", "kind": "str", "name": "str", "problem": "str"})

@@ -110,7 +110,12 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         _C("cwd", "string", "", "working directory, the first named"),
         _C("branch", "string", "", "git branch, the first named"),
         _C("entrypoint", "category", "", "how the CLI was started: `cli`, `sdk-py`, `sdk-ts` …"),
-        _C("status", "category", "", "`running`, `success`, `error`, `cancelled` or `died`"),
+        _C(
+            "status",
+            "category",
+            "",
+            "`success`, `error`, `cancelled`, `died`, `running`, or `unknown`: a copy of a run that had not ended",
+        ),
         _C("exit_reason", "string", "", "why it ended, where the recorder could say"),
         _C(
             "result_subtype", "category", "", "`success`, `error_max_turns` …; missing: the log has no result"

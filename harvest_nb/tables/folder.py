@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from harvest_nb.errors import RunFolderError
+from harvest_nb.files import file_identity, is_plain
+from harvest_nb.machine.locks import is_locked
 from harvest_nb.tables.items import Item, ItemReader, is_recording
 from harvest_nb.tables.known import STREAM_TYPES, TRANSCRIPT_TYPES
 from harvest_nb.tables.problems import Problem, Problems
 from harvest_nb.tables.read import read_json, values_in
-from harvest_nb.tables.sources import SAVED, find, plain_name, read_content, saved_records
-from harvest_nb.tables.values import as_dict, as_int, as_str, as_time
+from harvest_nb.tables.sources import SAVED, find, is_outside, plain_name, read_content, saved_records
+from harvest_nb.tables.values import as_dict, as_int, as_list, as_str, as_time
 
 __all__ = ["FileRead", "Gathered", "Run", "gather"]
 
@@ -74,18 +76,21 @@ class Gathered:
     files: list[FileRead]
 
 
-def gather(paths: Iterable[str | os.PathLike[str]], problems: Problems) -> Gathered:
-    """Read everything at and below `paths`.
+def gather(
+    paths: Iterable[str | os.PathLike[str]], problems: Problems, *, follow_links: bool = False
+) -> Gathered:
+    """Read everything at and below `paths`; with `follow_links`, also what links lead to that lead out of them.
 
     Raises:
         RunFolderError: there is nothing to read, a run folder is of a later schema, or `problems` is
             strict and there is one.
     """
-    found = find(paths)
+    found = find(paths, follow_links=follow_links)
     problems.add_all(_left_out(found.left_out))
+    problems.add_all(_outside(found.outside))
     runs: dict[str, Run] = {}
     files: list[FileRead] = []
-    read_folders = [_run_folder(folder, problems) for folder in found.folders]
+    read_folders = [_run_folder(folder, problems, follow_links) for folder in found.folders]
     # Of copies of one run the one that holds most is taken, whichever comes first.
     for run, read in sorted(read_folders, key=lambda entry: (-len(entry[0].items), str(entry[0].path))):
         if run.run_id in runs:
@@ -108,21 +113,36 @@ def gather(paths: Iterable[str | os.PathLike[str]], problems: Problems) -> Gathe
     return Gathered(list(runs.values()), files)
 
 
-def _run_folder(path: Path, problems: Problems) -> tuple[Run, list[FileRead]]:
+def _run_folder(path: Path, problems: Problems, follow_links: bool) -> tuple[Run, list[FileRead]]:
     mine = Problems(strict=problems.strict)
-    meta = read_json(path / "run.json", mine)
+    entries = set(path.iterdir())
+    if follow_links or not is_outside(path / "transcript", path):
+        entries.update((path / "transcript").rglob("*"))
+    outside = set() if follow_links else {item for item in entries if is_outside(item, path)}
+    mine.add_all(_outside(sorted(outside)))
+    meta = {} if path / "run.json" in outside else read_json(path / "run.json", mine)
     schema = as_int(meta.get("schema"))
     if schema is not None and schema > _SCHEMA:
         raise RunFolderError(
             f"{path} has schema {schema}; this version reads up to {_SCHEMA}", hint="update harvest-nb"
         )
+    if meta.get("status") == "running":
+        meta["status"] = _status_without_end(path, meta)
+        if meta["status"] != "running":
+            detail = "the process that recorded it ended before it could say how the run ended"
+            mine.add(Problem(path / "run.json", "killed", detail, salvaged=True))
+    for said in as_list(meta.get("problems")):
+        mine.add(Problem(path / "run.json", "recorder", str(said)))
+    for name in ("created", "started", "ended"):
+        if meta.get(name) is not None and as_time(meta[name]) is None:
+            mine.add(Problem(path / "run.json", "bad_time", f"`{name}` is no time: left out", salvaged=True))
     run = Run(as_str(meta.get("run_id")) or path.name, path, "run_folder", meta)
-    streams = [item for item in sorted(path.iterdir()) if plain_name(item) == "stream.jsonl"]
+    streams = [item for item in sorted(entries - outside) if item.parent == path and _is_stream(item)]
     if not streams:
         mine.add(Problem(path / "stream.jsonl", "missing_file", "stream.jsonl is missing"))
     read = [_read(item, recording=True) for item in streams]
     run.story = _recorded([item for one in read for item in one.items], path / "stream.jsonl", mine)
-    inside = sorted((path / "transcript").rglob("*"))
+    inside = sorted(item for item in entries - outside if item.parent != path)
     rows = [
         _read(item)
         for item in inside
@@ -155,6 +175,30 @@ def _run_folder(path: Path, problems: Problems) -> tuple[Run, list[FileRead]]:
         problem.run_id = run.run_id
     problems.extend(mine)
     return run, read + rows
+
+
+def _is_stream(path: Path) -> bool:
+    return plain_name(path) == "stream.jsonl"
+
+
+def _status_without_end(path: Path, meta: dict[str, Any]) -> str:
+    """Return the status of a run whose `run.json` says that it goes on: the lock on its stream tells if it does.
+
+    In a copy of the folder no lock tells anything.
+    """
+    stream = path / "stream.jsonl"
+    try:
+        if is_locked(stream):
+            return "running"
+    except OSError:
+        return "unknown"
+    return "died" if meta.get("stream") == file_identity(stream) else "unknown"
+
+
+def _outside(paths: Iterable[Path]) -> Iterator[Problem]:
+    for path in paths:
+        detail = "a link that leads out of the path that was given, or no regular file: left out"
+        yield Problem(path, "outside", f"{detail}. `follow_links=True` follows links")
 
 
 def _left_out(paths: Iterable[Path]) -> Iterator[Problem]:
@@ -200,6 +244,14 @@ def _told(items: list[Item]) -> list[Item]:
 
 def _read(path: Path, *, recording: bool = False) -> FileRead:
     problems = Problems()
+    try:
+        return _read_whole(path, problems, recording)
+    except (MemoryError, RecursionError) as error:
+        problems.add(Problem(path, "unreadable_file", f"{path.name}: {type(error).__name__}"))
+        return FileRead(path, {"path": str(path), "kind": "unreadable"}, [], problems)
+
+
+def _read_whole(path: Path, problems: Problems, recording: bool) -> FileRead:
     name = plain_name(path)
     stem = name.split(".")[0]
     agent = stem.removeprefix("agent-") if stem.startswith("agent-") else None
@@ -237,7 +289,7 @@ def _read(path: Path, *, recording: bool = False) -> FileRead:
             item.session, item.source = None, "unknown"
     read = FileRead(path, row, items, problems)
     _name_sessions(read)
-    if agent and (path.parent / f"{stem}.meta.json").is_file():
+    if agent and is_plain(path.parent / f"{stem}.meta.json"):
         call = as_str(read_json(path.parent / f"{stem}.meta.json", problems).get("toolUseId"))
         read.agents = {call: agent} if call else {}
     return read

@@ -114,7 +114,7 @@ class ItemReader:
         if self.recording:
             self._note("malformed_record", "a line of the stream needs seq, dir and a message object", line)
             return
-        item = self._item(line, value, as_time(value.get("timestamp")))
+        item = self._item(line, value, self._time(value, line))
         yield item
         if item.type == "progress" and item.subtype == "agent_progress":
             nested = self._nested(line, value, item)
@@ -147,12 +147,21 @@ class ItemReader:
         item.seq, item.dir = seq, direction
         yield item
 
+    def _time(self, value: dict[str, Any], line: Line) -> datetime | None:
+        given = value.get("timestamp")
+        time = as_time(given)
+        if time is None and given is not None:
+            self._note(
+                "bad_time", "`timestamp` is no time: the record is kept without one", line, salvaged=True
+            )
+        return time
+
     def _nested(self, line: Line, value: dict[str, Any], outer: Item) -> Item | None:
         data = as_dict(value.get("data"))
         message = data.get("message")
         if not isinstance(message, dict) or message.get("type") not in _SPOKEN:
             return None
-        item = self._item(line, message, as_time(message.get("timestamp")) or outer.time, source="nested")
+        item = self._item(line, message, self._time(message, line) or outer.time, source="nested")
         item.agent = as_str(data.get("agentId")) or "sidechain"
         item.session, item.version, item.cwd = outer.session, outer.version, outer.cwd
         item.parent_call = as_str(value.get("parentToolUseID"))

@@ -40,6 +40,7 @@ def load(
     view: Literal["corpus", "session"] = "corpus",
     strict: bool = False,
     prices: PriceTable | None = None,
+    follow_links: bool = False,
 ) -> Frames:
     """Typed frames of everything recorded at or below `paths`, in any mixture.
 
@@ -54,6 +55,8 @@ def load(
             too, with `is_copy` true.
         strict: raise at the first thing that cannot be read as it should, instead of listing it.
         prices: a price table other than this package's.
+        follow_links: whether links below a path are followed where they lead out of it; by default they are left
+            out, each with a problem, as the folder may come from a stranger. A path may itself be a link or a pipe.
 
     Raises:
         RunFolderError: a path does not exist, or a folder holds nothing that can be read; in strict mode,
@@ -63,7 +66,7 @@ def load(
     if view not in ("corpus", "session"):
         raise SettingsError(f"There is no view {view!r}", hint='view="corpus" or view="session"')
     problems = Problems(strict=strict)
-    gathered = gather(paths, problems)
+    gathered = gather(paths, problems, follow_links=follow_links)
     return Frames.from_rows(_Tabulation(gathered, view, prices or load_prices(), problems).rows())
 
 

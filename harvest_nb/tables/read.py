@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from harvest_nb.files import read_regular
 from harvest_nb.tables.problems import Problem, Problems
 from harvest_nb.tables.rescue import Found, Text, decode_at, whole_records
 
@@ -41,7 +42,7 @@ class Line:
 def read_json(path: Path, problems: Problems) -> dict[str, Any]:
     """The object in `path`; `{}` and a problem where there is none."""
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(read_regular(path))
     except FileNotFoundError:
         problems.add(Problem(path, "missing_file", f"{path.name} is missing"))
         return {}
@@ -61,7 +62,7 @@ def read_json(path: Path, problems: Problems) -> dict[str, Any]:
 def read_lines(path: Path, problems: Problems) -> Iterator[Line]:
     """Every object in the file `path`, in order; see `values_in`."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         problems.add(Problem(path, "unreadable_file", f"{path.name}: {error.strerror}"))
         return

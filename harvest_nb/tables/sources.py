@@ -12,7 +12,9 @@ from pathlib import Path
 
 import zstandard
 
+from harvest_nb.bounds import bounds
 from harvest_nb.errors import RunFolderError
+from harvest_nb.files import leads_out, open_regular, read_named, read_regular, regular_files
 from harvest_nb.tables.items import is_recording
 from harvest_nb.tables.known import STREAM_TYPES, TRANSCRIPT_TYPES
 from harvest_nb.tables.problems import Problem, Problems
@@ -24,6 +26,7 @@ __all__ = [
     "Found",
     "find",
     "head",
+    "is_outside",
     "is_run_folder",
     "plain_name",
     "read_content",
@@ -31,7 +34,10 @@ __all__ = [
 ]
 
 _HEAD = 256 * 1024
-_CHUNK = 1 << 20
+# How much is unpacked at a time. What comes out of it is held before it can be counted: at most 16 MiB of a gzip
+# chunk (1,032 times its size), 32 MiB of a zstd one (blocks of 128 KiB from 4 bytes).
+_CHUNKS = {"gzip": 1 << 14, "zstd": 1 << 10}
+_FREE = 16 * 1024**2  # bytes that a file may unpack to, however small it is
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 """The beginning of a zstd frame that holds no content: then comes its size, in 4 bytes."""
@@ -66,6 +72,8 @@ class Found:
     others: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
     """Files that look like records and lie where the CLI keeps what tools gave back."""
+    outside: list[Path] = field(default_factory=list)
+    """Links that lead out of the path that was named, and what is no regular file."""
 
 
 @dataclass(slots=True)
@@ -78,10 +86,13 @@ class Content:
     compression: str
 
 
-def find(paths: Iterable[str | os.PathLike[str]]) -> Found:
-    """Everything at and below `paths`, each once and sorted: the order of the paths makes no difference.
+def find(paths: Iterable[str | os.PathLike[str]], *, follow_links: bool = False) -> Found:
+    """Return everything at and below `paths`, each once and sorted: the order of the paths makes no difference.
 
-    A file that is named is always read; below a folder, those that look like records.
+    A file, link or pipe that is named is always read; below a folder, the regular files that look like records.
+
+    Args:
+        follow_links: whether links below a path that lead out of it are followed too.
 
     Raises:
         RunFolderError: a path does not exist, or a folder holds nothing that can be read.
@@ -90,6 +101,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Found:
     files: dict[Path, None] = {}
     others: dict[Path, None] = {}
     left_out: dict[Path, None] = {}
+    outside: dict[Path, None] = {}
     for item in paths:
         path = Path(item)
         if not path.exists():
@@ -97,19 +109,25 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Found:
                 f"{path} does not exist",
                 hint="give run folders, stream logs, transcripts, or folders that hold some",
             )
+        if path.is_fifo():
+            files[path] = None  # as it was named: a shell's pipe has no other name
+            continue
         path = path.resolve()
         if path.is_file():
             inside = is_run_folder(path.parent) and plain_name(path) in ("run.json", "stream.jsonl")
             (folders if inside else files)[path.parent if inside else path] = None
             continue
         something = False
-        for kind, found in _walk(path):
-            {"folder": folders, "file": files, "left out": left_out}.get(kind, others)[found] = None
+        kinds = {"folder": folders, "file": files, "left out": left_out, "outside": outside}
+        for kind, found in _walk(path, follow_links):
+            kinds.get(kind, others)[found] = None
             something = something or kind in ("folder", "file")
         if not something:
             raise RunFolderError(
                 f"{item} is no run folder and holds nothing that can be read",
-                hint="a run folder has a run.json and a stream.jsonl (`harvest-nb run` makes one); "
+                hint=f"{next(iter(outside))} leads out of it: `follow_links=True` (`--follow-links`) follows links"
+                if outside
+                else "a run folder has a run.json and a stream.jsonl (`harvest-nb run` makes one); "
                 "logs and transcripts are JSON lines",
             )
     return Found(
@@ -117,10 +135,11 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Found:
         sorted(files),
         sorted(others.keys() - files.keys()),
         sorted(left_out.keys() - files.keys()),
+        sorted(outside.keys() - files.keys()),
     )
 
 
-def _walk(top: Path) -> Iterator[tuple[str, Path]]:
+def _walk(top: Path, follow_links: bool) -> Iterator[tuple[str, Path]]:
     unreadable: list[Path] = []
     seen: set[Path] = set()
     of_the_cli: set[Path] = set()
@@ -132,6 +151,11 @@ def _walk(top: Path) -> Iterator[tuple[str, Path]]:
             folders.clear()
             continue
         seen.add(here.resolve())
+        if not follow_links:
+            out = {name for name in (*folders, *names) if is_outside(here / name, top)}
+            yield from (("outside", here / name) for name in sorted(out))
+            folders[:] = [name for name in folders if name not in out]
+            names = [name for name in names if name not in out]
         if ("run.json" in names or any(plain_name(Path(name)) == "stream.jsonl" for name in names)) and (
             is_run_folder(here)
         ):
@@ -157,12 +181,19 @@ def _walk(top: Path) -> Iterator[tuple[str, Path]]:
         yield "file", path  # reading it says why it cannot be read
 
 
+def is_outside(path: Path, top: Path) -> bool:
+    """Return whether a name in a folder below `top` is a link that leads out of it, or holds no bytes of its own."""
+    if path.is_symlink() and path.exists() and leads_out(path, top):
+        return True
+    return plain_name(path).endswith(_LINES) and path.exists() and not (path.is_file() or path.is_dir())
+
+
 def saved_records(folder: Path) -> list[Path]:
     """Files below a folder of saved results that hold records: a transcript that was put there, or a copy of one.
 
     What a tool printed is saved as `.txt`, and may show records.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = regular_files(folder)
     return [path for path in files if plain_name(path).rpartition(".")[2] != "txt" and _holds_records(path)]
 
 
@@ -179,7 +210,7 @@ def _is_readable(path: Path) -> bool:
 def _holds_records(path: Path) -> bool:
     """Whether a file's beginning has a whole record of Claude Code, or cannot be read, which is to be told."""
     try:
-        path.open("rb").close()
+        open_regular(path).close()
     except OSError:
         return True
     text = head(path).decode(errors="replace")
@@ -208,19 +239,26 @@ def plain_name(path: Path) -> str:
 
 
 def head(path: Path) -> bytes:
-    """The first bytes of a file, unpacked; empty where it cannot be read."""
+    """Return the first 256 KiB of a file, unpacked; nothing where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(_HEAD)
     except OSError:
         return b""
-    return start if _compression(start) == "none" else b"".join(_unpack(start, []))
+    if _compression(start) == "none":
+        return start
+    beginning = bytearray()
+    for piece in _unpack(start, []):
+        beginning += piece
+        if len(beginning) >= _HEAD:
+            break
+    return bytes(beginning[:_HEAD])
 
 
 def read_content(path: Path, problems: Problems) -> Content | None:
-    """The whole of a file, unpacked; `None` and a problem where it cannot be read."""
+    """Return the whole of a file, unpacked; `None` and a problem where it cannot be read or is too large."""
     try:
-        raw = path.read_bytes()
+        raw = read_named(path) if path.is_fifo() else read_regular(path)
     except OSError as error:
         problems.add(Problem(path, "unreadable_file", f"{path.name}: {error.strerror}"))
         return None
@@ -228,7 +266,20 @@ def read_content(path: Path, problems: Problems) -> Content | None:
     data = raw
     if compression != "none":
         wrong: list[str] = []
-        data = b"".join(_unpack(raw, wrong))
+        unpacked, size = [], 0
+        most = bounds()
+        limit = min(most.unpacked_bytes, max(_FREE, most.unpacked_ratio * len(raw)))
+        for piece in _unpack(raw, wrong):
+            size += len(piece)
+            if size > limit:
+                detail = (
+                    f"unpacks to more than {limit:,} bytes: left out. If it is to be trusted, unpack it, or raise "
+                    "HARVEST_MAX_UNPACKED_RATIO and HARVEST_MAX_UNPACKED_BYTES"
+                )
+                problems.add(Problem(path, "too_large", detail))
+                return None
+            unpacked.append(piece)
+        data = b"".join(unpacked)
         for detail in wrong:
             problems.add(Problem(path, "damaged_compression", detail, 1, 0))
     return Content(data, len(raw), hashlib.sha256(raw).hexdigest(), compression)
@@ -251,12 +302,13 @@ def _unpack(raw: bytes, wrong: list[str]) -> Iterator[bytes]:
             if raw.strip(b"\0"):
                 wrong.append(f"{len(raw)} bytes after the end cannot be unpacked")
             return
+        step = _CHUNKS["gzip" if gzip else "zstd"]
         unpacker = zlib.decompressobj(31) if gzip else zstandard.ZstdDecompressor().decompressobj()
         try:
-            for start in range(0, len(raw), _CHUNK):
-                yield unpacker.decompress(raw[start : start + _CHUNK])
+            for start in range(0, len(raw), step):
+                yield unpacker.decompress(raw[start : start + step])
                 if unpacker.eof:
-                    rest = unpacker.unused_data + raw[start + _CHUNK :]
+                    rest = unpacker.unused_data + raw[start + step :]
                     break
             else:
                 wrong.append("the compressed data break off")

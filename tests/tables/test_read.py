@@ -217,6 +217,8 @@ def test_a_folder_behind_a_link_is_read_once(tmp_path: Path) -> None:
     config.mkdir()
     (config / "projects").symlink_to(real)
     (real / "back").symlink_to(config)
-    frames = load(config)
+    frames = load(config, follow_links=True)
     assert len(frames.records) == 1
     assert frames.problems.empty
+    with pytest.raises(RunFolderError, match="follow_links"):
+        load(config)

@@ -18,7 +18,7 @@ __all__ = ["FLOORS", "config_map", "floor_of", "floors", "mcp_inventory", "messa
 
 FLOORS: Mapping[int, tuple[tuple[str, ...], str]] = {
     1: (
-        ("errors", "paths", "redact", "settings", "mcp_servers", "machine"),
+        ("errors", "bounds", "files", "paths", "redact", "settings", "mcp_servers", "machine"),
         "errors, settings, secrets, what is where, programs and locks of this machine",
     ),
     2: (

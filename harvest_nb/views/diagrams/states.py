@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harvest_nb.errors import RunFolderError
+from harvest_nb.files import read_regular
 
 __all__ = ["END", "START", "STATES", "TRANSITIONS", "check_run", "check_transitions", "state_of"]
 
@@ -171,9 +172,9 @@ def check_run(folder: Path) -> list[str]:
             of a run that did not succeed may be cut short.
     """
     try:
-        about = json.loads((folder / "run.json").read_bytes())
+        about = json.loads(read_regular(folder / "run.json", below=folder))
         succeeded = about["status"] == "success" and about.get("exit_reason") != _NO_PROMPT
-        lines = (folder / "stream.jsonl").read_bytes().splitlines()
+        lines = read_regular(folder / "stream.jsonl", below=folder).splitlines()
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{folder} cannot be read as a run folder: {error}") from error
     messages = []

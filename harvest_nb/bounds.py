@@ -1,0 +1,63 @@
+"""How much is taken at most of what comes from outside: from sandboxes, endpoints and other people's files.
+
+Each bound can be set by an environment variable, `HARVEST_MAX_` and its name in capital letters.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from harvest_nb.errors import SettingsError
+
+__all__ = ["Bounds", "bounds"]
+
+_MIB = 1024**2
+
+
+class Bounds(BaseSettings):
+    """The bounds that hold in this process."""
+
+    model_config = SettingsConfigDict(env_prefix="HARVEST_MAX_", env_ignore_empty=True, frozen=True)
+
+    file_bytes: int = Field(default=1024 * _MIB, gt=0)
+    """One file of a run folder, a log, a transcript, a cassette or a memory store, as it lies on the disk."""
+    read_bytes: int = Field(default=48 * _MIB, gt=0)
+    """One file that is read out of a sandbox, the memory store above all, or brought home from it."""
+    artifact_bytes: int = Field(default=256 * _MIB, gt=0)
+    """All the files of a session that are brought home together."""
+    output_bytes: int = Field(default=48 * _MIB, gt=0)
+    """Each of the two output streams of a command that is run in a sandbox to its end."""
+    line_bytes: int = Field(default=32 * _MIB, gt=0)
+    """One line of the CLI, which is one message."""
+    unread_bytes: int = Field(default=128 * _MIB, gt=0)
+    """What a process in a sandbox has printed and nobody has taken yet."""
+    stderr_bytes: int = Field(default=16 * _MIB, gt=0)
+    """A run's `stderr.log`; the rest is left out."""
+    stream_bytes: int = Field(default=2048 * _MIB, gt=0)
+    """A run's `stream.jsonl`, and each file of the transcript that grows beside it; past it the run ends."""
+    request_bytes: int = Field(default=64 * _MIB, gt=0)
+    """One request that a sandbox sends to its endpoint."""
+    answer_bytes: int = Field(default=64 * _MIB, gt=0)
+    """One answer of an endpoint elsewhere."""
+    connections: int = Field(default=64, gt=0)
+    """Connections from a sandbox to its endpoint at one time; others are closed at once."""
+    silent_seconds: float = Field(default=3.0, gt=0)
+    """How long a sandbox may leave a message unanswered while a run that has ended is put away."""
+    unpacked_bytes: int = Field(default=1024 * _MIB, gt=0)
+    """What one compressed file may unpack to."""
+    unpacked_ratio: int = Field(default=200, gt=0)
+    """How many times its own size a compressed file may unpack to; the first 16 MiB are free."""
+
+
+def bounds() -> Bounds:
+    """Return the bounds, as the environment sets them now.
+
+    Raises:
+        SettingsError: a variable holds no positive number.
+    """
+    try:
+        return Bounds()
+    except ValidationError as error:
+        names = ", ".join(f"HARVEST_MAX_{str(item['loc'][0]).upper()}" for item in error.errors())
+        raise SettingsError(f"Cannot use the value of {names}", hint="give a positive number") from None
