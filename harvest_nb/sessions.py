@@ -59,6 +59,7 @@ class SessionArguments(TypedDict, total=False):
     pool: int
     port: int
     idle_timeout: float
+    timeout: float | None
     parameters: Mapping[str, Any] | None
 
 
@@ -90,6 +91,7 @@ async def run(
     pool: int = 0,
     port: int = 0,
     idle_timeout: float = 600.0,
+    timeout: float | None = None,
     parameters: Mapping[str, Any] | None = None,
     on_message: Callable[[Message], None] | None = None,
     check: bool = True,
@@ -122,7 +124,8 @@ async def run(
         pool: how many sandboxes stand ready for the next runs that ask for them in the same way (`docker`, `host`);
             they are removed when the event loop or the kernel ends, or by `harvest_nb.sandbox.pools.close_pools`.
         port: the loopback endpoint's port on the desk; 0 takes a free one.
-        idle_timeout: seconds without any message after which the run is ended.
+        idle_timeout: seconds without any message after which the run is ended; an endpoint's pings are none.
+        timeout: seconds after which the run is ended in any case, what it has is kept.
         parameters: recorded as they are, for tables to group by.
         on_message: called with each typed message instead of the display.
         check: raise unless the run succeeds.
@@ -137,7 +140,7 @@ async def run(
         disallowed_tools=disallowed_tools, permission_mode=permission_mode, can_use_tool=can_use_tool,
         hooks=hooks, tools=tools, schema=schema, partial_messages=partial_messages, mcp_servers=mcp_servers,
         mcp=mcp, tokens=tokens, runs_dir=runs_dir, network=network, pool=pool, port=port, idle_timeout=idle_timeout,
-        parameters=parameters,
+        timeout=timeout, parameters=parameters,
     )  # fmt: skip
     return await shown(prompt, setup, attachments, on_message, check)
 

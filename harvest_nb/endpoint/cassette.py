@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from harvest_nb.redact import SECRET_SHAPES, Redactor
 
 __all__ = ["VERSION", "Cassette", "Exchange", "Writer", "load_cassette", "without_secrets"]
 
-VERSION = 1
+VERSION = 2
 _FORMAT = "harvest-nb cassette"
 
 
@@ -108,7 +108,7 @@ class Writer:
             "request": {
                 "digest": digests[-1],
                 "after": after,
-                "lines": [[x.key, x.shown] if x.shown else [x.key] for x in exchange.view.lines[known:]],
+                "lines": [[x.key, x.digest] if x.digest else [x.key] for x in exchange.view.lines[known:]],
                 "notified": exchange.view.notified,
                 "model": exchange.model,
             },
@@ -139,12 +139,13 @@ class Writer:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "models": self._models,
                 "exchanges": body.count(b"\n"),
-                "sha256": hashlib.sha256(body).hexdigest(),
                 "files": self.files,
             }
+            header = json.loads(self.clean(json.dumps(header, ensure_ascii=False)))
+            header["sha256"] = _digest(header, body)
             whole = self._part.with_name(self._part.name + "s")
-            text = self.clean(json.dumps(header, ensure_ascii=False))
-            whole.write_bytes(text.encode("utf-8", "surrogatepass") + b"\n" + body)
+            first = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            whole.write_bytes(first + b"\n" + body)
             whole.replace(self.path)
             self._part.unlink()
         except OSError as error:
@@ -155,6 +156,12 @@ class Writer:
         finally:
             with contextlib.suppress(OSError):  # what could not be written is told above
                 self._file.close()
+
+
+def _digest(header: Mapping[str, Any], body: bytes) -> str:
+    """Return the SHA-256, in hexadecimal, of a cassette's first line (without the digest itself) and its body."""
+    plain = {name: value for name, value in header.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode() + b"\n" + body).hexdigest()
 
 
 def _locked(path: Path) -> TextIO:
@@ -212,12 +219,13 @@ def _read(path: Path, header: dict[str, Any], body: bytes) -> Cassette:
             f"{'the last one broken' if body and not body.endswith(b'%c' % 10) else 'the rest missing'}",
             hint="copy it again, or record it again",
         )
-    if hashlib.sha256(body).hexdigest() != header["sha256"]:
+    if _digest(header, body) != header["sha256"]:
         raise CassetteError(f"Cassette {path} has been changed since it was recorded", hint="record it again")
     known: dict[str, tuple[Line, ...]] = {}
     exchanges = [_exchange(json.loads(line), known) for line in lines]
     for name, kind in (("models", list), ("files", dict)):
-        if not isinstance(header[name], kind):
+        given = header[name]
+        if not isinstance(given, kind) or not all(isinstance(item, str) for item in _texts(given)):
             raise TypeError(f"`{name}` in its first line")
     return Cassette(
         path,
@@ -226,6 +234,10 @@ def _read(path: Path, header: dict[str, Any], body: bytes) -> Cassette:
         sorted(exchanges, key=lambda exchange: exchange.number),
         header["files"],
     )
+
+
+def _texts(given: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return given.values() if isinstance(given, dict) else given
 
 
 def _exchange(line: dict[str, Any], known: dict[str, tuple[Line, ...]]) -> Exchange:

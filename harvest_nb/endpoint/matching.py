@@ -31,10 +31,16 @@ _SHOWN = 240
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a view; `shown` is what a diff adds to it and matching ignores."""
+    """One line of a view.
+
+    Args:
+        shown: what a diff adds to it and matching ignores: the beginning of a tool's output.
+        digest: what a cassette keeps in its place: length and SHA-256.
+    """
 
     key: str
     shown: str = ""
+    digest: str = ""
 
     def __str__(self) -> str:
         return f"{self.key}: {self.shown}" if self.shown else self.key
@@ -117,9 +123,11 @@ def _user(block: dict[str, Any], names: dict[str, str], mask: Callable[[str], st
             return [Line(f"user: {mask(words)}")] if words else []
         case "tool_result":
             name = names.get(block["tool_use_id"], "a tool")
-            text = mask(without_reminders(text_of(block.get("content", ""))))[:_SHOWN]
+            text = mask(without_reminders(text_of(block.get("content", ""))))
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             outcome = "failed" if block.get("is_error") else "succeeded"
-            return [Line(f"{name} {outcome}", text)]
+            kept = f"{len(text)} characters, SHA-256 {digest[:16]}…"
+            return [Line(f"{name} {outcome}", text[:_SHOWN], kept)]
         case kind:
             digest = hashlib.sha256(json.dumps(block.get("source"), sort_keys=True).encode()).hexdigest()
             return [Line(f"user: {kind} {digest[:12]}")]

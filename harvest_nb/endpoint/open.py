@@ -14,13 +14,13 @@ from harvest_nb.endpoint.cassette import load_cassette
 from harvest_nb.endpoint.endpoint import Endpoint, Kind
 from harvest_nb.endpoint.library import find_scenario, load_scenario
 from harvest_nb.endpoint.places import Places
-from harvest_nb.endpoint.player import Player, Scenario, rules_for
+from harvest_nb.endpoint.player import Player, Scenario, refused_file, rules_for
 from harvest_nb.endpoint.proxy import passing_on
 from harvest_nb.endpoint.record import recording
 from harvest_nb.endpoint.replay import playing
 from harvest_nb.endpoint.scripted import scripted
 from harvest_nb.endpoint.tour import tour
-from harvest_nb.errors import EndpointError
+from harvest_nb.errors import CassetteError, EndpointError
 from harvest_nb.sandbox.base import Sandbox
 
 __all__ = ["check_spec", "open_endpoint", "recorded_model"]
@@ -125,7 +125,9 @@ async def open_endpoint(
                 playing(Path(spec), places=places, secrets_given=given, port=0 if record else port, pace=pace)
             )
             for name, text in files.items():
-                await noting.write(name, text.encode("utf-8", "surrogateescape"))
+                with refused_file(CassetteError, f"Cassette {spec}", name):
+                    data = text.encode("utf-8", "surrogateescape")
+                    await noting.write(name, data, within=sandbox.workspace)
         elif kind == "scripted":
             # The wrapper is a sandbox in all but its declared type.
             player = await _player(scenario, cast(Sandbox, noting), prompt)
@@ -164,10 +166,12 @@ class _Noting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sandbox, name)
 
-    async def write(self, path: str | PurePosixPath, data: bytes) -> None:
+    async def write(
+        self, path: str | PurePosixPath, data: bytes, *, within: PurePosixPath | None = None
+    ) -> None:
         """See `Sandbox.write`."""
         self.written[str(path)] = data.decode("utf-8", "surrogateescape")
-        await self._sandbox.write(path, data)
+        await self._sandbox.write(path, data, within=within)
 
 
 async def _player(scenario: str | Path | Scenario | None, sandbox: Sandbox, prompt: str) -> Player:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from harvest_nb.endpoint.faults import Fault
 from harvest_nb.endpoint.messages import Block, Text, Thinking, ToolUse
 from harvest_nb.endpoint.placeholders import filler
 from harvest_nb.endpoint.scenario import AnswerSpec, Rule, ScenarioFile
-from harvest_nb.errors import ScenarioError
+from harvest_nb.errors import EndpointError, ScenarioError
 from harvest_nb.sandbox.base import Sandbox
 
 __all__ = ["Answer", "Player", "Rules", "Scenario", "Script", "Step", "rules_for"]
@@ -125,8 +126,24 @@ class Rules:
         )
 
 
+@contextlib.contextmanager
+def refused_file(kind: type[EndpointError], source: str, name: str) -> Iterator[None]:
+    """Raise `kind`, naming the file and where its name comes from, when a sandbox refuses it."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{source} brings a file that cannot be written, {name[:200]!r}: {error.strerror}",
+            hint="its files must lie below the sandbox's workspace",
+        ) from error
+
+
 async def rules_for(name: str, scenario: ScenarioFile, sandbox: Sandbox, nonce: str) -> Rules:
-    """`scenario` in `sandbox`, its files written."""
+    """Write a scenario's files into the sandbox's workspace and return its rules.
+
+    Raises:
+        ScenarioError: a file cannot be written there, or would lie elsewhere.
+    """
     values = {
         "workdir": str(sandbox.workdir),
         "workspace": str(sandbox.workspace),
@@ -135,5 +152,8 @@ async def rules_for(name: str, scenario: ScenarioFile, sandbox: Sandbox, nonce: 
     }
     fill = filler(values, [])
     for path, content in scenario.files.items():
-        await sandbox.write(fill(path), fill(content).encode())
+        with refused_file(ScenarioError, f"Scenario {name}", path):
+            await sandbox.write(
+                fill(path), fill(content).encode("utf-8", "surrogatepass"), within=sandbox.workspace
+            )
     return Rules(name, scenario, values)

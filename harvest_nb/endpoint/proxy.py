@@ -1,4 +1,8 @@
-"""A proxy on loopback between the CLI and an endpoint elsewhere: it passes everything on."""
+"""A proxy on loopback between the CLI and an endpoint elsewhere.
+
+It passes on what the Messages API needs and nothing else: whatever runs in the sandbox can reach it, and what it sends
+bears a credential that may be good for much more, such as a gateway's keys.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import contextlib
 import ipaddress
 import itertools
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -18,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from harvest_nb.bounds import bounds
 from harvest_nb.endpoint.endpoint import Endpoint, Kind
 from harvest_nb.endpoint.messages import error_body
 from harvest_nb.endpoint.scripted import is_bearer
@@ -44,6 +50,11 @@ _NOT_GIVEN = {
     "keep-alive",
     "set-cookie",
 }
+_PASSED = {
+    "POST": re.compile(rb"/v1/messages(/count_tokens)?"),
+    # No escapes: an endpoint may decode them to a path that leads elsewhere.
+    "GET": re.compile(rb"/v1/models(/(?!\.+(/|$))[A-Za-z0-9._:@-]+)*"),
+}
 _STREAM = {"content-type": "text/event-stream"}
 
 
@@ -61,6 +72,10 @@ class _Proxy:
         if not is_bearer(request, self.endpoint.secret):
             self.endpoint.note(request.method, path, 401, "not this run's credential")
             return JSONResponse(error_body("authentication_error", "not this run's credential"), 401)
+        allowed = _PASSED.get("GET" if request.method == "HEAD" else request.method)
+        if allowed is None or not allowed.fullmatch(request.scope["raw_path"]):
+            self.endpoint.note(request.method, path, 404, "not passed on")
+            return JSONResponse(error_body("not_found_error", "only the Messages API is passed on"), 404)
         try:
             content = await request.body()
         except ClientDisconnect:
@@ -106,13 +121,16 @@ class _Proxy:
         self.endpoint.note(request.method, path, answer.status_code, "passed on")
         keep = self._keeper(number, request, content, answer) if is_message else _forget
         headers_given = httpx.Headers(answer.headers.raw, encoding="latin-1").items()
-        passed = PassedOn(answer, keep)
+        passed = PassedOn(answer, keep, self._too_long)
         return Streamed(
             passed.pieces(),
             status=answer.status_code,
             headers={name: value for name, value in headers_given if name not in _NOT_GIVEN},
             at_end=passed.close,
         )
+
+    def _too_long(self, most: int) -> None:
+        self.endpoint.failures.append(f"an answer of more than {most:,} bytes (HARVEST_MAX_ANSWER_BYTES)")
 
     def _refused(self, request: Request, why: str) -> Response:
         """An error that trying again does not mend."""
@@ -157,20 +175,30 @@ def _place(request: httpx.Request | None) -> str:
 
 
 class PassedOn:
-    """An answer on its way to the client; `close` lets it go and has it kept, whatever was sent of it."""
+    """An answer on its way to the client; `close` lets it go and has it kept, whatever was sent of it.
 
-    def __init__(self, answer: httpx.Response, keep: Keep) -> None:
-        self._answer, self._keep = answer, keep
+    Args:
+        too_long: told the limit when the answer is longer, which cuts it.
+    """
+
+    def __init__(self, answer: httpx.Response, keep: Keep, too_long: Callable[[int], None]) -> None:
+        self._answer, self._keep, self._too_long = answer, keep, too_long
         self._chunks: list[tuple[float, bytes]] = []
         self._ending = "left"
         self._closed = False
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The answer's body as it comes; closes it at its end."""
-        start = time.monotonic()
+        start, size, most = time.monotonic(), 0, bounds().answer_bytes
         try:
             async for data in self._answer.aiter_bytes():
-                self._chunks.append((round(time.monotonic() - start, 4), data))
+                size += len(data)
+                if size > most:
+                    self._ending = "cut"
+                    self._too_long(most)
+                    raise CutShort
+                if self._keep is not _forget:
+                    self._chunks.append((round(time.monotonic() - start, 4), data))
                 yield Piece(data)
             self._ending = "whole"
         except httpx.HTTPError as error:

@@ -9,12 +9,38 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from harvest_nb.bounds import bounds
+from harvest_nb.endpoint.messages import error_body
 from harvest_nb.errors import EndpointError
 from harvest_nb.sandbox.uncancelled import to_the_end
 
 __all__ = ["serve"]
+
+
+class _Bounded:
+    """An application that takes no request of more than `HARVEST_MAX_REQUEST_BYTES`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app, self._most = app, bounds().request_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size, most = 0, self._most
+        declared = dict(scope.get("headers") or ()).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > most:
+            said = error_body("request_too_large", f"more than {most:,} bytes (HARVEST_MAX_REQUEST_BYTES)")
+            await JSONResponse(said, 413)(scope, receive, send)
+            return
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            return message if size <= most else {"type": "http.disconnect"}
+
+        await self._app(scope, bounded, send)
 
 
 class _Server(uvicorn.Server):
@@ -65,7 +91,7 @@ async def serve(app: ASGIApp, *, port: int = 0) -> AsyncIterator[int]:
         ) from error
     server = _Server(
         uvicorn.Config(
-            app,
+            _Bounded(app),
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -159,11 +159,34 @@ class Sandbox(Protocol):
     ) -> Completed:
         """Run a program to its end. Raises `TimeoutError` (and kills it) after `timeout` seconds."""
 
-    async def read(self, path: str | PurePosixPath) -> bytes:
-        """A file's bytes. Raises `FileNotFoundError`, `PermissionError`, `IsADirectoryError`."""
+    @property
+    def silent(self) -> float:
+        """For how many seconds it has left what it was sent unanswered; 0 where all is answered."""
 
-    async def write(self, path: str | PurePosixPath, data: bytes) -> None:
-        """Write a file, whole or not at all; its folder is made."""
+    async def read(self, path: str | PurePosixPath, *, plain: bool = False) -> bytes:
+        """Return a regular file's bytes, at most `HARVEST_MAX_READ_BYTES`.
+
+        Args:
+            plain: whether a link is refused.
+
+        Raises:
+            FileNotFoundError, PermissionError, IsADirectoryError: as the sandbox's system says.
+            OSError: it is larger, or no regular file.
+        """
+
+    async def write(
+        self, path: str | PurePosixPath, data: bytes, *, within: PurePosixPath | None = None
+    ) -> None:
+        """Write a file, whole or not at all; its folder is made.
+
+        Args:
+            path: a relative one starts at `within`, or at `workdir`.
+            within: for a name that comes from outside: a folder below which it must lie, links followed.
+
+        Raises:
+            PermissionError: it may not be written there, or leads out of `within`.
+            OSError: the file system refuses the name or the file.
+        """
 
     async def forward(self, host: str, port: int) -> int:
         """Make the desk's `host:port` reachable in the sandbox; returns the port on its own 127.0.0.1."""

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
+from harvest_nb.bounds import bounds
 from harvest_nb.errors import RelayError, SandboxError, SandboxGone
 from harvest_nb.sandbox.base import Completed
 from harvest_nb.sandbox.relayd.frames import CHUNK, Kind, Link, ProtocolError, read_hello
@@ -39,12 +40,16 @@ class _Channel:
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.out: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.err: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.unread, self._most = 0, bounds().unread_bytes
 
     def frame(self, kind: Kind, payload: bytes) -> None:
-        if kind is Kind.OUT:
-            self.out.put_nowait(payload)
-        elif kind is Kind.ERR:
-            self.err.put_nowait(payload)
+        if kind in (Kind.OUT, Kind.ERR):
+            self.unread += len(payload)
+            if self.unread > self._most:
+                said = f"more than {self._most:,} bytes of it wait to be read (HARVEST_MAX_UNREAD_BYTES)"
+                self.fail(SandboxError(f"A stream from the sandbox was given up: {said}"))
+                return
+            (self.out if kind is Kind.OUT else self.err).put_nowait(payload)
         elif kind is Kind.STARTED:
             if not self.opened.done():  # whoever asked for it may have been cancelled meanwhile
                 self.opened.set_result(json.loads(payload))
@@ -74,8 +79,9 @@ class _Channel:
         self.err.put_nowait(None)
 
 
-async def _drain(queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+async def _drain(channel: _Channel, queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
     while (data := await queue.get()) is not None:
+        channel.unread -= len(data)
         yield data
     queue.put_nowait(None)  # a second reader sees the end too
 
@@ -111,12 +117,12 @@ class RelayProcess:
     @property
     def stdout(self) -> AsyncIterator[bytes]:
         """Chunks of standard output as they come."""
-        return _drain(self._channel.out)
+        return _drain(self._channel, self._channel.out)
 
     @property
     def stderr(self) -> AsyncIterator[bytes]:
         """Chunks of standard error as they come."""
-        return _drain(self._channel.err)
+        return _drain(self._channel, self._channel.err)
 
     @property
     def exit_code(self) -> int | None:
@@ -155,6 +161,7 @@ class Relay:
         self.link = Link(uuid.uuid4().hex, self._on_frame, ack_delay)
         self._channels: dict[int, _Channel] = {}
         self._targets: dict[int, tuple[str, int]] = {}
+        self._connections = 0
         self._next = 1
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
@@ -192,6 +199,11 @@ class Relay:
             raise
         relay._spawn(relay._renew())
         return relay
+
+    @property
+    def silent(self) -> float:
+        """For how many seconds the relay has left what it was sent unanswered; 0 where nothing is open."""
+        return self.link.silent
 
     def check(self) -> None:
         """Raise what ended this relay, if anything did."""
@@ -289,8 +301,12 @@ class Relay:
 
     def _on_frame(self, kind: Kind, number: int, payload: bytes) -> None:
         if kind is Kind.OPEN:
+            if self._connections >= bounds().connections:
+                self.link.post(Kind.CLOSE, number)
+                return
             channel = self._channels[number] = _Channel()
             host, port = self._targets[json.loads(payload)["listener"]]
+            self._connections += 1
             self._spawn(self._carry(number, channel, host, port))
             return
         channel_ = self._channels.get(number)
@@ -299,6 +315,9 @@ class Relay:
         channel_.frame(kind, payload)
         if channel_.ended.done():
             self._channels.pop(number, None)
+            if kind in (Kind.OUT, Kind.ERR):  # not its own end: it sent too much
+                self.link.post(Kind.SIGNAL, number, b'{"signal": 9}')
+                self.link.post(Kind.CLOSE, number)
 
     def _new(self) -> tuple[int, _Channel]:
         self.check()
@@ -342,9 +361,16 @@ class Relay:
         process = await self.spawn(argv, env, cwd)
         out, err = bytearray(), bytearray()
 
+        most = bounds().output_bytes
+
         async def gather(stream: AsyncIterator[bytes], into: bytearray) -> None:
             async for data in stream:
                 into += data
+                if len(into) > most:
+                    raise SandboxError(
+                        f"`{' '.join(argv)[:200]}` printed more than {most:,} bytes (HARVEST_MAX_OUTPUT_BYTES)",
+                        hint="let it print less, or write to a file",
+                    )
 
         async def feed() -> None:
             with contextlib.suppress(BrokenPipeError):
@@ -362,18 +388,29 @@ class Relay:
             raise
         return Completed(tuple(argv), code, bytes(out), bytes(err), time.monotonic() - start)
 
-    async def read(self, path: str | PurePosixPath) -> bytes:
-        """A file's bytes."""
+    async def read(self, path: str | PurePosixPath, *, plain: bool = False) -> bytes:
+        """Return a regular file's bytes; `plain`: a link is refused."""
         number, channel = self._new()
-        self.link.post(Kind.READ, number, json.dumps({"path": str(path)}).encode())
-        data = b"".join([chunk async for chunk in _drain(channel.out)])
+        most = bounds().read_bytes
+        ask = {"path": str(path), "limit": most, "plain": plain}
+        self.link.post(Kind.READ, number, json.dumps(ask).encode())
+        data = bytearray()
+        async for chunk in _drain(channel, channel.out):
+            data += chunk
+            if len(data) > most:  # a relay that keeps to no limit
+                self.link.post(Kind.CLOSE, number)
+                self._channels.pop(number, None)
+                self._raise(OSError(errno.EFBIG, f"larger than {most:,} bytes"), path)
         await self._end_of_file(channel, path)
-        return data
+        return bytes(data)
 
-    async def write(self, path: str | PurePosixPath, data: bytes) -> None:
-        """Write a file, whole or not at all."""
+    async def write(
+        self, path: str | PurePosixPath, data: bytes, within: PurePosixPath | None = None
+    ) -> None:
+        """Write a file, whole or not at all; with `within`, only below that folder, links followed."""
         number, channel = self._new()
-        self.link.post(Kind.WRITE, number, json.dumps({"path": str(path)}).encode())
+        ask = {"path": str(path), "within": within and str(within)}
+        self.link.post(Kind.WRITE, number, json.dumps(ask).encode())
         try:
             for start in range(0, len(data), CHUNK):
                 await self.link.send(Kind.IN, number, data[start : start + CHUNK])
@@ -403,10 +440,16 @@ class Relay:
     async def _carry(self, number: int, channel: _Channel, host: str, port: int) -> None:
         """One connection from the sandbox to the desk's server, both ways, until both have ended."""
         try:
-            reader, writer = await asyncio.open_connection(host, port)
-        except OSError:
+            await self._carry_both(number, channel, host, port)
+        finally:
+            self._connections -= 1
             self.link.post(Kind.CLOSE, number)
             self._channels.pop(number, None)
+
+    async def _carry_both(self, number: int, channel: _Channel, host: str, port: int) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(host, port)
+        except OSError:
             return
 
         async def inward() -> None:
@@ -418,7 +461,7 @@ class Relay:
         async def outward() -> None:
             # Also a socket that the server has closed meanwhile, which is no ConnectionError.
             with contextlib.suppress(OSError):
-                async for data in _drain(channel.out):
+                async for data in _drain(channel, channel.out):
                     writer.write(data)
                     await writer.drain()
                 if writer.can_write_eof():
@@ -427,8 +470,6 @@ class Relay:
         try:
             await asyncio.gather(inward(), outward())
         finally:
-            self.link.post(Kind.CLOSE, number)
-            self._channels.pop(number, None)
             writer.close()
 
     async def close(self, *, shutdown: bool = True) -> None:
@@ -443,7 +484,8 @@ class Relay:
             if shutdown and self._error is None:
                 self.link.post(Kind.SHUTDOWN, 0)
                 if self._main is not None:
-                    await asyncio.wait([self._main], timeout=5)
+                    # One that has not answered will hardly do so now; whoever removes the sandbox ends it.
+                    await asyncio.wait([self._main], timeout=1 if self.link.silent > 1 else 5)
         finally:
             # Also when cancelled: nobody closes it a second time.
             if self._main is not None:

@@ -51,6 +51,11 @@ class RelayedSandbox:
         """Whether it is known to have ended, or was closed."""
         return self._closed or self.relay.ended.is_set()
 
+    @property
+    def silent(self) -> float:
+        """For how many seconds the sandbox has left what it was sent unanswered."""
+        return self.relay.silent
+
     def hand_over(self, env: Mapping[str, str], lease: float) -> None:
         """Give a sandbox that waited in a pool to its user. Raises SandboxGone if it has ended meanwhile."""
         self.relay.hold(lease)
@@ -80,13 +85,15 @@ class RelayedSandbox:
             argv, env={**self._env, **(env or {})}, cwd=cwd or self.workdir, input=input, timeout=timeout
         )
 
-    async def read(self, path: str | PurePosixPath) -> bytes:
-        """A file's bytes; a relative path starts at `workdir`."""
-        return await self.relay.read(self.workdir / path)
+    async def read(self, path: str | PurePosixPath, *, plain: bool = False) -> bytes:
+        """Return a regular file's bytes; a relative path starts at `workdir`; `plain`: a link is refused."""
+        return await self.relay.read(self.workdir / path, plain=plain)
 
-    async def write(self, path: str | PurePosixPath, data: bytes) -> None:
-        """Write a file, whole or not at all; a relative path starts at `workdir`."""
-        await self.relay.write(self.workdir / path, data)
+    async def write(
+        self, path: str | PurePosixPath, data: bytes, *, within: PurePosixPath | None = None
+    ) -> None:
+        """Write a file, whole or not at all; a relative path starts at `within`, or at `workdir`."""
+        await self.relay.write((within or self.workdir) / path, data, within)
 
     async def forward(self, host: str, port: int) -> int:
         """The port on the sandbox's 127.0.0.1 that leads to the desk's `host:port`."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import PurePosixPath
 from typing import IO
 
+from harvest_nb.bounds import bounds
 from harvest_nb.sandbox.base import Sandbox
 from harvest_nb.session.folder import RunFolder
 
 __all__ = ["collect_memory", "collect_transcript"]
 
 _IN_MEMORY = 16 * 1024**2  # bytes; what is larger goes through a temporary file
+# Regular files alone, and none of more than $3 bytes, of which the others are named on standard error.
 _PACK = (
-    'cd "$1" || exit; sid=$2; set --; for found in */"$sid".jsonl */"$sid"; do '
-    '[ ! -e "$found" ] || set -- "$@" "./$found"; done; [ $# = 0 ] || exec tar -cf - -- "$@"'
+    'cd "$1" || exit; sid=$2; most=$3; set --; for found in */"$sid".jsonl */"$sid"; do '
+    '[ ! -e "$found" ] || set -- "$@" "./$found"; done; [ $# = 0 ] && exit; '
+    'find "$@" -type f -size +"$most"c >&2; '
+    'find "$@" -type f ! -size +"$most"c -print0 | tar -cf - --no-recursion --null -T -'
 )
+_SAID = 64 * 1024  # bytes of tar's and find's standard error that are looked at
 _CHANGED = 1  # tar's exit code when a file grew while it was read
 
 
@@ -30,36 +36,55 @@ async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: st
     """
     if session_id is None:
         return
-    projects = sandbox.home / ".claude" / "projects"
-    process = await sandbox.spawn(["sh", "-c", _PACK, "sh", str(projects), session_id], cwd=sandbox.home)
+    projects, most = sandbox.home / ".claude" / "projects", bounds()
+    program = ["sh", "-c", _PACK, "sh", str(projects), session_id, str(most.read_bytes)]
+    process = await sandbox.spawn(program, cwd=sandbox.home)
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as packed:
         try:
-            said, _ = await asyncio.gather(_all(process.stderr), _save(process.stdout, packed))
+            said, whole = await asyncio.gather(
+                _beginning(process.stderr), _save(process.stdout, packed, most.artifact_bytes)
+            )
+            if not whole:
+                await process.kill()
             code = await process.wait()
         except BaseException:
             await process.kill()
             raise
-        if code not in (0, _CHANGED):
-            folder.stderr(f"[harvest] no transcript: {said.decode('utf-8', 'replace').strip()}")
-            return
+        for name in said.decode("utf-8", "replace").splitlines():
+            folder.problem(
+                f"left out of the transcript, as larger than {most.read_bytes:,} bytes: {name[:200]}"
+            )
+        if not whole:
+            folder.note(
+                f"the transcript's files are larger than {most.artifact_bytes:,} bytes: the rest is left out"
+            )
+        elif code not in (0, _CHANGED):
+            folder.problem(f"the transcript was not packed whole: tar ended with {code}")
         if packed.tell():
             packed.seek(0)
             # Redacting takes a while where tools said much, and other sessions go on meanwhile.
             await asyncio.to_thread(_unpack, packed, folder, session_id)
 
 
-async def _all(chunks: AsyncIterator[bytes]) -> bytes:
-    return b"".join([chunk async for chunk in chunks])
-
-
-async def _save(chunks: AsyncIterator[bytes], file: IO[bytes]) -> None:
+async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
+    kept = bytearray()
     async for chunk in chunks:
+        kept += chunk[: max(0, _SAID - len(kept))]
+    return bytes(kept)
+
+
+async def _save(chunks: AsyncIterator[bytes], file: IO[bytes], most: int) -> bool:
+    """Write `chunks` to `file`; False as soon as there are more than `most` bytes."""
+    async for chunk in chunks:
+        if file.tell() + len(chunk) > most:
+            return False
         file.write(chunk)
+    return True
 
 
 def _unpack(packed: IO[bytes], folder: RunFolder, session_id: str) -> None:
     with tarfile.open(fileobj=packed) as archive:
-        for entry in archive:
+        for entry in _entries(archive):
             # Without the working directory's key; links and names that lead elsewhere are the sandbox's own affair.
             parts = PurePosixPath(entry.name).parts[1:]
             if not entry.isfile() or not parts or ".." in parts:
@@ -70,10 +95,20 @@ def _unpack(packed: IO[bytes], folder: RunFolder, session_id: str) -> None:
                 folder.put("/".join(("transcript", *parts)), content.read())
 
 
+def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the entries of an archive that may break off: those that are whole."""
+    with contextlib.suppress(tarfile.ReadError):
+        yield from archive
+
+
 async def collect_memory(sandbox: Sandbox, folder: RunFolder, when: str) -> None:
-    """Copy the memory server's store to `memory.<when>.jsonl`; a store that is not there is an empty one."""
+    """Copy the memory server's store to `memory.<when>.jsonl`; a store that is not there is an empty one.
+
+    Raises:
+        OSError: it is no regular file, or larger than `HARVEST_MAX_READ_BYTES`.
+    """
     try:
-        data = await sandbox.read(sandbox.memory_file)
+        data = await sandbox.read(sandbox.memory_file, plain=True)
     except FileNotFoundError:
         data = b""
     folder.put(f"memory.{when}.jsonl", data)

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harvest_nb.bounds import bounds
 from harvest_nb.errors import RunFolderError
+from harvest_nb.files import file_identity, read_regular
 from harvest_nb.machine.locks import is_locked
 from harvest_nb.redact import Redactor
 
@@ -53,12 +55,15 @@ class RunFolder:
             ) from error
         self._start = time.monotonic()
         self._sequence = 0
+        self._bounds = bounds()
+        self._stream_bytes = self._stderr_bytes = 0
         self.about: dict[str, Any] = {
             "schema": _SCHEMA,
             "run_id": self.id,
             "created": now(),
             "status": "running",
             "exit_reason": None,
+            "stream": file_identity(self.path / "stream.jsonl"),
             "marks": {},
             **about,
         }
@@ -92,13 +97,37 @@ class RunFolder:
         line = (
             f'{{"seq": {self._sequence}, "t": {time.time():.6f}, "dir": "{direction}", "message": {safe}}}\n'
         )
+        self._stream_bytes += len(line)
+        if self._stream_bytes > self._bounds.stream_bytes:
+            raise RunFolderError(
+                f"The run has recorded more than {self._bounds.stream_bytes:,} bytes (HARVEST_MAX_STREAM_BYTES)",
+                hint="what was written before is whole",
+            )
         self._write(self._stream.fileno(), line)
         self._sequence += 1
         return None if safe == text else safe
 
     def stderr(self, line: str) -> None:
-        """Append one line of the CLI's standard error."""
-        self._write(self._stderr.fileno(), self.redactor.text(line) + "\n")
+        """Append one line of the CLI's standard error, as far as `HARVEST_MAX_STDERR_BYTES` goes."""
+        before, self._stderr_bytes = self._stderr_bytes, self._stderr_bytes + len(line)
+        most = self._bounds.stderr_bytes
+        if self._stderr_bytes <= most:
+            self._write(self._stderr.fileno(), self.redactor.text(line) + "\n")
+        elif before <= most:
+            self.note(f"standard error is longer than {most:,} bytes: the rest is left out")
+
+    def note(self, text: str) -> None:
+        """Append a line of this package's own to what the CLI has said on its standard error."""
+        self._write(self._stderr.fileno(), self.redactor.text(f"[harvest] {text}") + "\n")
+
+    def problem(self, text: str) -> None:
+        """Say in `run.json`, and in `stderr.log` where there is room, what went wrong besides the run's own end.
+
+        `load` gives a row of `problems` for each.
+        """
+        self.about.setdefault("problems", []).append(text)
+        with contextlib.suppress(RunFolderError):
+            self.note(text)
 
     def _write(self, descriptor: int, line: str) -> None:
         try:
@@ -168,15 +197,23 @@ def is_written(folder: Path) -> bool:
         return False  # it cannot be opened, or its disk knows no locks
 
 
-def entries_of(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines, none if there is no such file.
+def entries_of(path: Path, *, below: Path | None = None) -> list[dict[str, Any]]:
+    """Return the JSON objects of a file of lines, none if there is no such file.
 
-    A line that cannot be read is left out: whoever wrote it was killed while they did.
+    A line that cannot be read is left out: its writer was killed while writing it.
+
+    Args:
+        below: see `harvest_nb.files.open_regular`.
+
+    Raises:
+        OSError: it cannot be read, or leads out of `below`.
     """
-    if not path.is_file():
+    try:
+        data = read_regular(path, below=below)
+    except FileNotFoundError:
         return []
     found = []
-    for line in path.read_bytes().split(b"\n"):
+    for line in data.split(b"\n"):
         try:
             entry = json.loads(line)
         except ValueError:

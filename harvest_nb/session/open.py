@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tarfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any, cast
 
 from claude_agent_sdk import ClaudeAgentOptions, SessionStore, __version__
 
+from harvest_nb.bounds import bounds
 from harvest_nb.endpoint import Endpoint, Scenario, open_endpoint
 from harvest_nb.endpoint.open import check_spec, recorded_model
-from harvest_nb.errors import EngineError, RunFolderError, SandboxError, SandboxGone, SessionError, TokenError
+from harvest_nb.errors import EngineError, SandboxError, SandboxGone, SessionError, TokenError
 from harvest_nb.redact import Redactor, all_secrets
 from harvest_nb.sandbox.base import Limits, Provider, Sandbox
 from harvest_nb.sandbox.pool import Relabelling
@@ -43,6 +43,7 @@ __all__ = ["DEFAULT_MODEL", "LIVE", "Setup", "open_session"]
 DEFAULT_MODEL = "claude-sonnet-4-5"
 LIVE = "anthropic"
 _COLLECT_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Setup:
         secrets: values by name that are replaced in whatever is recorded, besides the tokens and the provider's own.
         port: the loopback endpoint's port on the desk; 0 takes a free one.
         mcp: `"require"` ends a prompt whose MCP servers did not connect, `"warn"` goes on.
-        idle_timeout: seconds without any message after which a prompt is ended.
+        idle_timeout: seconds without any message after which a prompt is ended; an endpoint's pings are none.
+        timeout: seconds after which a prompt is ended in any case; those of a run count from its beginning.
         parameters: recorded as they are, for tables to group by.
         past: a recorded session to go on with.
     """
@@ -89,6 +91,7 @@ class Setup:
     port: int = 0
     mcp: str = "require"
     idle_timeout: float = 600.0
+    timeout: float | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     past: Past | None = None
 
@@ -233,8 +236,7 @@ async def _sandbox(stack: contextlib.AsyncExitStack, setup: Setup, folder: RunFo
                 await to_the_end(opened.close)
             except (EngineError, SandboxError) as error:
                 # The run has ended, and how is told already; the sandbox ends itself when its lease lapses.
-                with contextlib.suppress(RunFolderError):
-                    folder.stderr(f"[harvest] the sandbox could not be removed: {error}")
+                folder.problem(f"the sandbox could not be removed: {error}")
 
         stack.push_async_callback(close)
     folder.mark("sandbox_created")
@@ -251,6 +253,8 @@ async def _session(
     if past is not None:
         past = await asyncio.to_thread(claimed, past, folder.path)
         folder.save(resumed_from=past.about())
+        for note in past.left_out:
+            folder.note(f"of run {past.run_id}: {note}")
         await put_back(sandbox, past)
     await collect_memory(sandbox, folder, "before")
     env, endpoint = await _endpoint(stack, sandbox, prompt, setup, folder)
@@ -280,6 +284,7 @@ async def _session(
         endpoint=endpoint,
         mcp=setup.mcp,
         idle_timeout=setup.idle_timeout,
+        timeout=setup.timeout,
     )
 
     async def put_away() -> None:
@@ -303,16 +308,36 @@ async def _put_away(session: Session, folder: RunFolder) -> None:
         for what, collect in bring.items():
             try:
                 async with asyncio.timeout(_COLLECT_SECONDS):
-                    await collect()
+                    await _while_it_answers(session.sandbox, collect())
             except SandboxGone:
+                folder.problem(f"the {what} was not collected: the sandbox had gone")
+            except (asyncio.CancelledError, KeyboardInterrupt):
                 raise
-            except (OSError, tarfile.TarError, SandboxError, RunFolderError) as error:
-                with contextlib.suppress(RunFolderError):
-                    folder.stderr(
-                        f"[harvest] the {what} was not collected whole: {error or type(error).__name__}"
-                    )
+            except Exception as error:  # noqa: BLE001 - whatever it is, it takes back nothing of the outcome
+                folder.problem(f"the {what} was not collected whole: {str(error) or type(error).__name__}")
     except SandboxGone:
         return  # the prompt's own end has told it
+
+
+async def _while_it_answers(sandbox: Sandbox, work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, unless the sandbox leaves what it is sent unanswered for `HARVEST_MAX_SILENT_SECONDS`.
+
+    Raises:
+        TimeoutError: it does not answer.
+    """
+    most = bounds().silent_seconds
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            if sandbox.silent > most:
+                raise TimeoutError(
+                    f"the sandbox has not answered for {most:g} s (HARVEST_MAX_SILENT_SECONDS)"
+                )
+            await asyncio.wait([task], timeout=_LOOK_SECONDS)
+        task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
 
 
 def _finish(folder: RunFolder, session: Session | None, ended: tuple[str, str | None] | None) -> None:

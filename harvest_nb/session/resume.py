@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import io
 import json
+import os
 import re
+import stat
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 from harvest_nb.errors import RunFolderError, SandboxError
+from harvest_nb.files import is_plain, read_regular, regular_files
 from harvest_nb.sandbox.base import Completed, Sandbox
 from harvest_nb.session.folder import entries_of, is_written
 from harvest_nb.session.options import config_dir
@@ -33,6 +37,7 @@ __all__ = [
 
 _CLAIMS = "resumed.jsonl"
 _SECOND = len("20260101T000000")
+_SESSION = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _LONGEST_KEY = 200  # beyond it the CLI shortens the key with a hash of its own
 
 
@@ -48,10 +53,13 @@ class Past:
     session_id: str
     fork: bool = False
     at: str | None = None
+    left_out: tuple[str, ...] = ()
+    """What of the folder is not handed on, a sentence each."""
 
     def about(self) -> dict[str, Any]:
         """What `run.json` says of it."""
-        return {"run_id": self.run_id, "session_id": self.session_id, "forked": self.fork, "at": self.at}
+        about = {"run_id": self.run_id, "session_id": self.session_id, "forked": self.fork, "at": self.at}
+        return about | ({"left_out": list(self.left_out)} if self.left_out else {})
 
 
 def find_past(
@@ -63,16 +71,23 @@ def find_past(
         run: a run folder, a run's id, a session's id, or `"latest"`.
 
     Raises:
-        RunFolderError: there is no such run, or its folder holds no transcript of the session, or no message `at`.
+        RunFolderError: there is no such run, its folder cannot be read or names no session by a UUID, or it holds no
+            transcript of the session, or no message `at`.
     """
     folder = _find(run, runs_dir)
-    try:
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"Cannot read {folder / 'run.json'}: {error}") from error
+    about = _about(folder)
     session_id = about.get("session_id")
-    said = main_thread(folder, session_id) if session_id else []
-    if not said:
+    if session_id is not None and not (isinstance(session_id, str) and _SESSION.fullmatch(session_id)):
+        # It becomes part of paths, here and in the sandbox.
+        raise RunFolderError(
+            f"{folder / 'run.json'} names no session that can be gone on with: {str(session_id)[:100]!r} is no UUID",
+            hint="take the run's folder from where it was recorded",
+        )
+    try:
+        said = main_thread(folder, session_id) if session_id else []
+    except OSError as error:
+        raise RunFolderError(f"Cannot read run {folder.name}: {error.filename}: {error.strerror}") from error
+    if session_id is None or not said:
         raise RunFolderError(
             f"Run {folder.name} holds no transcript to go on from",
             hint="it ended before the session had begun: run its prompt again",
@@ -82,7 +97,7 @@ def find_past(
             f"Run {folder.name} holds no message {at} to go on from",
             hint="the column `uuid` of `load(…).messages` has the messages' UUIDs",
         )
-    return Past(folder, str(about["run_id"]), session_id, fork, at)
+    return Past(folder, str(about["run_id"]), session_id, fork, at, tuple(_left_out(folder)))
 
 
 def _find(run: Path | str, runs_dir: Path) -> Path:
@@ -96,7 +111,7 @@ def _find(run: Path | str, runs_dir: Path) -> Path:
             )
         # Their names tell seconds; `created` tells which of one second came last.
         last = [folder for folder in runs if folder.name[:_SECOND] == runs[-1].name[:_SECOND]]
-        folder = max(last, key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
+        folder = max(last, key=lambda folder: str(_about(folder).get("created")))
     else:
         folder = runs_dir / run
         if not folder.is_dir():
@@ -108,6 +123,27 @@ def _find(run: Path | str, runs_dir: Path) -> Path:
             hint="name a run folder, a run's id, a session's id, or latest",
         )
     return folder.resolve()
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Return what a run folder's `run.json` holds. Raises RunFolderError."""
+    path = folder / "run.json"
+    try:
+        about = json.loads(read_regular(path, below=folder))
+    except (OSError, ValueError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise RunFolderError(f"Cannot read {path}: {said}") from error
+    if not isinstance(about, dict) or "run_id" not in about:
+        raise RunFolderError(f"{path} does not describe a run", hint="it needs `run_id` and `session_id`")
+    return about
+
+
+def _left_out(folder: Path) -> Iterator[str]:
+    """Yield a sentence for each file that is not handed on: a link could name any file of this machine."""
+    for place in (folder / "transcript", folder / "memory.after.jsonl"):
+        for path in (place, *sorted(place.rglob("*"))):
+            if path.is_symlink() or not (is_plain(path) or path.is_dir() or not path.exists()):
+                yield f"{path.relative_to(folder)} is no regular file and is left out"
 
 
 def claimed(past: Past, by: Path) -> Past:
@@ -123,23 +159,33 @@ def claimed(past: Past, by: Path) -> Past:
     if past.fork or is_written(past.folder):
         return replace(past, fork=True)
     try:
-        with (past.folder / _CLAIMS).open("a+", encoding="utf-8") as file:
+        with _claims(past.folder / _CLAIMS) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             first = not any(map(_went_on, file))
             file.write(json.dumps({"t": round(time.time(), 3), "by": str(by)}) + "\n")
-    except PermissionError:
-        first = False  # an archive that nobody may write to: a branch does no harm
+    except OSError:
+        first = False  # an archive that nobody may write to, or no file of its own: a branch does no harm
     return past if first else replace(past, fork=True)
+
+
+def _claims(path: Path) -> TextIO:
+    """Open the list of the runs that went on with one, for reading and appending; a link is refused."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "a+", encoding="utf-8", errors="replace")
 
 
 def _went_on(claim: str) -> bool:
     """Whether who claimed a run may have said something, or may still do so."""
     try:
-        about = json.loads((Path(json.loads(claim)["by"]) / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
+        about = _about(Path(json.loads(claim)["by"]))
+    except (RunFolderError, ValueError, KeyError, TypeError):
         return True  # unknown: a branch does no harm
-    return about["status"] == "running" or bool(about.get("prompts"))
+    return about.get("status") == "running" or bool(about.get("prompts"))
 
 
 async def project_key(sandbox: Sandbox) -> str:
@@ -226,15 +272,17 @@ async def put_back(sandbox: Sandbox, past: Past) -> None:
     unpack = 'mkdir -p "$1" && tar -C "$1" -xf -'
     (await sandbox.run(["sh", "-c", unpack, "sh", base], input=packed, cwd=sandbox.home)).check()
     memory = past.folder / "memory.after.jsonl"
-    if memory.is_file():
-        await sandbox.write(sandbox.memory_file, memory.read_bytes())
+    if is_plain(memory):
+        await sandbox.write(sandbox.memory_file, await asyncio.to_thread(read_regular, memory))
 
 
 def _pack(folder: Path, session_id: str) -> bytes:
     transcript, buffer = folder / "transcript", io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         _add(archive, Path(f"{session_id}.jsonl"), _jsonl(main_thread(folder, session_id)))
-        for path in sorted((transcript / session_id).rglob("*")):
+        if (transcript / session_id).is_symlink() or transcript.is_symlink():
+            return buffer.getvalue()
+        for path in regular_files(transcript / session_id):
             name = path.relative_to(transcript)
             if path.suffix == ".jsonl":
                 entries = entries_of(path)
@@ -243,8 +291,8 @@ def _pack(folder: Path, session_id: str) -> bytes:
                     kept = {key: value for key, value in about[-1].items() if key != "type"}
                     _add(archive, name.with_suffix(".meta.json"), json.dumps(kept).encode())
                 _add(archive, name, _jsonl([entry for entry in entries if entry not in about]))
-            elif path.is_file():
-                _add(archive, name, path.read_bytes())
+            else:
+                _add(archive, name, read_regular(path))
     return buffer.getvalue()
 
 

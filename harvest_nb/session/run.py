@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,9 +44,10 @@ async def run_session(
         raise SessionError("The prompt is empty", hint="say what the agent should do")
     folders: list[RunFolder] = []
     session: Session | None = None
+    began = time.monotonic()
     try:
         async with open_session(setup, prompt, on_folder=folders.append) as session:
-            return await session.ask(prompt, attachments=attachments, on_message=on_message)
+            return await session.ask(prompt, attachments=attachments, on_message=on_message, began=began)
     except asyncio.CancelledError:
         if session is not None and session.results:
             on_cancelled(session.results[-1])

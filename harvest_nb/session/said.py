@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harvest_nb.files import read_regular
 from harvest_nb.session.folder import entries_of
 
 __all__ = ["main_thread"]
@@ -17,13 +18,13 @@ def main_thread(folder: Path, session_id: str) -> list[dict[str, Any]]:
     The CLI mirrors a message a moment after it has sent it. Where the desk or the CLI was killed in that moment, the
     stream holds what the transcript lacks; it comes after it, each message as the child of the one before.
     """
-    kept = entries_of(folder / "transcript" / f"{session_id}.jsonl")
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    kept = entries_of(folder / "transcript" / f"{session_id}.jsonl", below=folder)
+    about = json.loads(read_regular(folder / "run.json", below=folder))
     if about["status"] not in ("running", "died"):
         return kept
     known = {entry["uuid"] for entry in kept if "uuid" in entry}
     parent = next((entry["uuid"] for entry in reversed(kept) if entry.get("uuid")), None)
-    for line in _unwritten(folder / "stream.jsonl", known):
+    for line in _unwritten(folder, known):
         message = line["message"]
         kept.append(
             {
@@ -43,10 +44,10 @@ def main_thread(folder: Path, session_id: str) -> list[dict[str, Any]]:
     return kept
 
 
-def _unwritten(stream: Path, known: set[str]) -> list[dict[str, Any]]:
+def _unwritten(folder: Path, known: set[str]) -> list[dict[str, Any]]:
     """The stream's last messages, of those that a transcript keeps, from the first on that it does not have."""
     found: list[dict[str, Any]] = []
-    for line in entries_of(stream):
+    for line in entries_of(folder / "stream.jsonl", below=folder):
         match line:
             case {"message": {"type": "user" | "assistant", "uuid": str(uuid), "message": {}} as message}:
                 if message.get("parent_tool_use_id"):

@@ -42,6 +42,7 @@ class Session:
         endpoint: who answers; what it refuses becomes the prompt's reason.
         mcp: `"require"` ends a prompt whose MCP servers did not connect.
         idle_timeout: seconds without any message after which a prompt is ended.
+        timeout: seconds after which a prompt is ended in any case.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Session:
         endpoint: Endpoint,
         mcp: str,
         idle_timeout: float,
+        timeout: float | None = None,
     ) -> None:
         self.sandbox, self.folder, self.session_id = sandbox, folder, session_id
         self.results: list[RunResult] = []
         """What the prompts so far came to."""
         self._options, self._env, self._begin = options, dict(env), begin
-        self.endpoint, self._mcp, self._idle = endpoint, mcp, idle_timeout
+        self.endpoint, self._mcp, self._idle, self._timeout = endpoint, mcp, idle_timeout, timeout
         self._link: CLILink | None = None
         self._turn: Prompted | None = None
         self._processes: list[CLILink] = []
@@ -170,12 +172,14 @@ class Session:
         *,
         attachments: Sequence[Path | str] = (),
         on_message: Callable[[Message], None] = lambda _: None,
+        began: float | None = None,
     ) -> RunResult:
         """Send a prompt and wait for its end, whatever that is.
 
         Args:
             attachments: files of the desk; they are put into the workspace and named in the prompt.
             on_message: called with each typed message as it comes; what it raises ends the prompt and is raised.
+            began: when its time began to count, on the monotonic clock (default: now).
 
         Raises:
             SessionError: the prompt is empty, or another one is being answered.
@@ -189,6 +193,8 @@ class Session:
         if self._closed:
             raise SessionError("The session has been closed", hint="open another one")
         turn = self._turn = Prompted(prompt, on_message, self.endpoint.variable)
+        if self._timeout is not None:
+            turn.deadline = (began or turn.began) + self._timeout
         known = len(self.endpoint.failures)
         ended: tuple[str, str | None] = ("error", "not ended")
         try:
@@ -238,7 +244,12 @@ class Session:
 
         preparing = asyncio.create_task(prepare(), name="prompt")
         try:
-            await asyncio.wait([preparing, turn.over], return_when=asyncio.FIRST_COMPLETED)
+            left = None if turn.deadline is None else max(turn.deadline - time.monotonic(), 0)
+            done, _ = await asyncio.wait(
+                [preparing, turn.over], timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                raise self._too_long()
         finally:
             if not preparing.done():
                 preparing.cancel()
@@ -261,7 +272,12 @@ class Session:
             if turn.refused.done():
                 await self._stop(turn)
                 break
-            left = turn.last_sign + self._idle - time.monotonic()
+            now = time.monotonic()
+            left = turn.last_sign + self._idle - now
+            if turn.deadline is not None:
+                if now >= turn.deadline:
+                    raise self._too_long()
+                left = min(left, turn.deadline - now)
             if left <= 0 and not turn.waits_for_a_person:
                 raise SessionError(
                     f"No message came for {self._idle:g} s, waiting for {turn.waiting_for}",
@@ -270,6 +286,9 @@ class Session:
             either: set[asyncio.Future[Any]] = {turn.over, turn.refused}
             await asyncio.wait(either, timeout=max(left, 0.5), return_when=asyncio.FIRST_COMPLETED)
         turn.over.result()
+
+    def _too_long(self) -> SessionError:
+        return SessionError(f"The run took more than {self._timeout:g} s", hint="raise `timeout`")
 
     async def cancel(self) -> None:
         """Stop the turn that is under way; session and sandbox stay. Returns once its result is known."""

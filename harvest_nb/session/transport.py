@@ -19,11 +19,13 @@ from claude_agent_sdk import ClaudeAgentOptions, Transport, __version__
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 from claude_agent_sdk.types import _configure_can_use_tool
 
+from harvest_nb.bounds import bounds
 from harvest_nb.errors import CLINotFound, SandboxError, SessionError
 from harvest_nb.sandbox.base import Process, Sandbox
 
 __all__ = ["SandboxTransport", "command"]
 
+_STDERR_LINE = 64 * 1024  # bytes
 _log = logging.getLogger(__name__)
 Tap = Callable[[str, dict[str, Any], bytes], dict[str, Any]]
 """Takes a direction (`"out"`, `"in"`), a message and its bytes; gives the message to go on with."""
@@ -64,7 +66,7 @@ class SandboxTransport(Transport):
         self._process: Process | None = None
         self._stderr: asyncio.Task[None] | None = None
         self._write_lock = asyncio.Lock()
-        self._ready = False
+        self._ready = self._killed = False
         self.error: Exception | None = None
         """What ended the stream, when it was not its regular end."""
 
@@ -100,7 +102,7 @@ class SandboxTransport(Transport):
 
     async def _read_stderr(self, process: Process) -> None:
         try:
-            async for line in _lines(process.stderr):
+            async for line in _lines(process.stderr, _STDERR_LINE, cut=True):
                 self._on_stderr(line.decode("utf-8", "replace"))
         except Exception as error:  # noqa: BLE001 - raised where messages are read, which ends with the process
             self.error = self.error or error
@@ -126,7 +128,7 @@ class SandboxTransport(Transport):
             raise SessionError("The CLI has not been started")
         process = self._process
         try:
-            async for line in _lines(process.stdout):
+            async for line in _lines(process.stdout, bounds().line_bytes):
                 message = self._message(line)
                 if message is not None:
                     yield message
@@ -134,6 +136,7 @@ class SandboxTransport(Transport):
             code = await process.wait()
         except Exception as error:
             self.error = self.error or error
+            await process.kill()
             raise
         if self.error is not None:
             raise self.error
@@ -159,6 +162,7 @@ class SandboxTransport(Transport):
     async def kill(self) -> None:
         """End the CLI and everything in its process group at once."""
         self._ready = False
+        self._killed = True
         if self._process is not None:
             await self._process.kill()
 
@@ -173,7 +177,11 @@ class SandboxTransport(Transport):
         process, self._process = self._process, None
         if process is not None:
             await process.stdin.aclose()
-            for sig, seconds in ((None, 3.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
+            # One that was killed and is still there has a sandbox that does not answer.
+            steps = (
+                [(None, 1.0)] if self._killed else [(None, 3.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)]
+            )
+            for sig, seconds in steps:
                 if sig is not None:
                     await process.kill(sig)
                 # A sandbox that has gone took the process with it: there is nothing left to end.
@@ -190,17 +198,34 @@ class SandboxTransport(Transport):
         return self._ready
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Lines of any length from chunks of any size, without their ends; also a last one without an end."""
+async def _lines(chunks: AsyncIterator[bytes], most: int, *, cut: bool = False) -> AsyncIterator[bytes]:
+    """Yield lines from chunks of any size, without their ends; also a last one without an end.
+
+    Args:
+        most: bytes that a line may have.
+        cut: whether a longer one is given in pieces.
+
+    Raises:
+        SessionError: a line is longer and may not be cut.
+    """
     parts: list[bytes] = []
+    size = 0
     async for chunk in chunks:
         *whole, rest = chunk.split(b"\n")
         for line in whole:
             parts.append(line)
             yield b"".join(parts)
-            parts = []
+            parts, size = [], 0
         if rest:
             parts.append(rest)
+            size += len(rest)
+            if size > most:
+                if not cut:
+                    raise SessionError(
+                        f"The claude CLI sent a line of more than {most:,} bytes (HARVEST_MAX_LINE_BYTES)"
+                    )
+                yield b"".join(parts)
+                parts, size = [], 0
     if parts:
         yield b"".join(parts)
 

@@ -24,6 +24,14 @@ __all__ = ["Prompted"]
 _CREDENTIALS = {401: "refused", 403: "not allowed to do this"}
 
 
+def _is_ping(message: Mapping[str, Any]) -> bool:
+    """Return whether a message says only that its sender is there: endpoints send such while they hang."""
+    match message:
+        case {"type": "stream_event", "event": {"type": "ping"}} | {"type": "keep_alive" | "ping"}:
+            return True
+    return False
+
+
 class Prompted:
     """Collects what answers one prompt.
 
@@ -39,6 +47,8 @@ class Prompted:
         self.prompt, self._on_message, self._variable = prompt, on_message, variable
         self.id = str(uuid.uuid4())
         self.began = time.monotonic()
+        self.deadline: float | None = None
+        """When it is ended in any case, on the monotonic clock."""
         self.last_sign = self.began
         """When the latest message crossed the wire, on the monotonic clock."""
         self.messages: list[Message] = []
@@ -79,7 +89,8 @@ class Prompted:
 
     def raw(self, message: Mapping[str, Any]) -> None:
         """Take note of a message as it came over the wire, before it is handled."""
-        self.sign()
+        if not _is_ping(message):
+            self.sign()
         match message:
             case {"type": "system", "subtype": "session_state_changed", "state": state}:
                 self._state = state

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from harvest_nb.endpoint import Endpoint
+from harvest_nb.sandbox.relayd.channels import below
 
 REMINDER = {"type": "text", "text": "<system-reminder>\nToday's date is 2026-11-24.\n</system-reminder>"}
 
@@ -23,9 +24,14 @@ class FolderSandbox:
         self.home = PurePosixPath(base / "home")
         self.memory_file = self.home / "memory" / "memory.jsonl"
 
-    async def write(self, path: str | PurePosixPath, data: bytes) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(data)
+    async def write(
+        self, path: str | PurePosixPath, data: bytes, *, within: PurePosixPath | None = None
+    ) -> None:
+        target = Path((within or self.workdir) / path)
+        if within is not None:
+            target = below(Path(within), target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
 
     async def read(self, path: str | PurePosixPath) -> bytes:
         return Path(self.workdir / path).read_bytes()

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -98,7 +99,7 @@ async def cassette(tmp_path: Path) -> Path:
 async def test_the_header_says_what_it_is(cassette: Path) -> None:
     header = json.loads(cassette.read_text().splitlines()[0])
     assert header["format"] == "harvest-nb cassette"
-    assert header["version"] == 1
+    assert header["version"] == 2
     assert header["models"] == ["claude-sonnet-4-5"]
     assert header["exchanges"] == 5
     assert list(header["files"]) == ["{harvest:workspace}/note.txt"]
@@ -140,7 +141,11 @@ async def test_a_conversation_that_departs_stops_with_a_diff(cassette: Path, tmp
     (failure,) = endpoint.failures
     assert failure in response.json()["error"]["message"]
     assert "departed from two.cassette. The nearest of its 5 exchanges is number 2" in failure
-    assert "\n  - Read succeeded: whatever\n  + Read failed: File does not exist." in failure
+    recorded = (
+        r"\n  - Read succeeded: 8 characters, SHA-256 [0-9a-f]{16}…\n  \+ Read failed: File does not exist\."
+    )
+    assert re.search(recorded, failure)
+    assert "whatever" not in cassette.read_text()
 
 
 async def test_a_request_of_another_kind_is_shown_as_it_came(cassette: Path, tmp_path: Path) -> None:
@@ -160,11 +165,28 @@ async def test_a_recording_can_be_recorded(cassette: Path, tmp_path: Path) -> No
     assert [e.status for e in load_cassette(copy).exchanges] == [529, 200, 400]
 
 
+def signed(header: dict[str, Any], body: str) -> str:
+    """A cassette whose digest is right, as somebody may make one."""
+    header = {name: value for name, value in header.items() if name != "sha256"}
+    digest = hashlib.sha256(f"{json.dumps(header, sort_keys=True)}\n{body}".encode()).hexdigest()
+    return json.dumps(header | {"sha256": digest}) + f"\n{body}"
+
+
 def with_line(text: str, line: str) -> str:
     """A cassette of this one line."""
-    header = json.loads(text.splitlines()[0])
-    digest = hashlib.sha256(f"{line}\n".encode()).hexdigest()
-    return json.dumps(header | {"exchanges": 1, "sha256": digest}) + f"\n{line}\n"
+    return signed(json.loads(text.splitlines()[0]) | {"exchanges": 1}, f"{line}\n")
+
+
+def without(text: str, name: str) -> str:
+    """A cassette whose first line lacks a field."""
+    first, _, body = text.partition("\n")
+    return signed({key: value for key, value in json.loads(first).items() if key != name}, body)
+
+
+def having(text: str, **fields: Any) -> str:
+    """A cassette with these fields in its first line."""
+    first, _, body = text.partition("\n")
+    return signed(json.loads(first) | fields, body)
 
 
 @pytest.mark.parametrize(
@@ -173,19 +195,19 @@ def with_line(text: str, line: str) -> str:
         (lambda text: text[: len(text) // 2], "is cut: "),
         (lambda text: text[: text[:-1].rindex("\n") + 1], "is cut: 4 of 5 exchanges"),
         (lambda text: text.replace("I read it", "I ate it"), "has been changed since"),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "is of version 2, and version 1 is read"),
+        (lambda text: text.replace("note.txt", "profile", 1), "has been changed since"),
+        (lambda text: text.replace('"version": 2', '"version": 1'), "is of version 1, and version 2 is read"),
         (lambda _: "hello\n", "is not a cassette"),
         (lambda _: "", "is not a cassette"),
         (lambda _: "{}\n", "is not a cassette"),
         (lambda text: text.replace('"exchanges": 5, ', ""), "is malformed: KeyError: 'exchanges'"),
         (lambda text: text.replace('"exchanges": 5, ', '"exchanges": "5", '), "is malformed: TypeError"),
         (lambda text: text.replace('"sha256"', '"sha"'), "is malformed: KeyError: 'sha256'"),
-        (lambda text: text.replace('"created"', '"made"'), "is malformed: KeyError: 'created'"),
-        (lambda text: text.replace('"models"', '"model"', 1), "is malformed: KeyError: 'models'"),
-        (
-            lambda text: text.replace('"files": {', '"files": [], "more": {'),
-            "is malformed: TypeError: `files`",
-        ),
+        (lambda text: without(text, "created"), "is malformed: KeyError: 'created'"),
+        (lambda text: without(text, "models"), "is malformed: KeyError: 'models'"),
+        (lambda text: having(text, files=[]), "is malformed: TypeError: `files`"),
+        (lambda text: having(text, files={"a": 1}), "is malformed: TypeError: `files`"),
+        (lambda text: having(text, models=[1]), "is malformed: TypeError: `models`"),
         (lambda text: with_line(text, "5"), "is malformed: TypeError"),
         (lambda text: with_line(text, "{}"), "is malformed: KeyError: 'request'"),
         (lambda text: with_line(text, "{"), "is malformed: JSONDecodeError"),

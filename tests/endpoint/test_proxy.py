@@ -94,7 +94,9 @@ class _Answer(httpx.AsyncByteStream):
 
 async def test_an_answer_whose_client_leaves_before_its_first_byte_is_closed() -> None:
     stream, kept = _Answer(), list[str]()
-    passed = PassedOn(httpx.Response(200, stream=stream), lambda _, ending: kept.append(ending))
+    passed = PassedOn(
+        httpx.Response(200, stream=stream), lambda _, ending: kept.append(ending), lambda most: None
+    )
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.disconnect"}
@@ -109,7 +111,9 @@ async def test_an_answer_whose_client_leaves_before_its_first_byte_is_closed() -
 
 async def test_an_answer_that_is_read_to_its_end_is_kept_once() -> None:
     stream, kept = _Answer(), list[str]()
-    passed = PassedOn(httpx.Response(200, stream=stream), lambda _, ending: kept.append(ending))
+    passed = PassedOn(
+        httpx.Response(200, stream=stream), lambda _, ending: kept.append(ending), lambda most: None
+    )
     never = asyncio.Event()
 
     async def receive() -> dict[str, Any]:

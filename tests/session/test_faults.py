@@ -222,9 +222,9 @@ async def test_the_machines_memory_is_not_blamed_where_nothing_is_isolated(
     sandbox = await HostProvider().create()
     counts = itertools.count(1)
 
-    async def read(path: str | PurePosixPath, real: Any = sandbox.read) -> Any:
+    async def read(path: str | PurePosixPath, real: Any = sandbox.read, **how: Any) -> Any:
         """The machine's counters, on a machine that is short of memory."""
-        return b"oom_kill %d\n" % next(counts) if str(path).startswith("/sys/") else await real(path)
+        return b"oom_kill %d\n" % next(counts) if str(path).startswith("/sys/") else await real(path, **how)
 
     monkeypatch.setattr(sandbox, "read", read)
     try:

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,7 +211,10 @@ async def killed_at_random(provider: Provider, runs: Path, chance: random.Random
     frames = load(folder)
     flagged = frames.problems[frames.problems["path"].astype(str).str.endswith("stream.jsonl")]
     assert len(flagged) == (1 if rest else 0)
-    assert frames.runs["status"].tolist() == ["running"]
+    assert frames.runs["status"].tolist() == ["died"]
+    assert "killed" in set(frames.problems["reason"])
+    copy = shutil.copytree(folder, runs.with_name("copy"))
+    assert load(copy).runs["status"].tolist() == ["unknown"]
     async with asyncio.timeout(5):  # a relay learns of its desk's end a moment later
         while any(info.held for info in await provider.list({"harvest.run": folder.name})):
             await asyncio.sleep(0.05)

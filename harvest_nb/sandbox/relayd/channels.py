@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Mapping
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 from .frames import CHUNK, Kind, Link
 from .processes import exited, kill_group, pipe_reader, pipe_writer
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "below"]
 
 
 class Owner(Protocol):
@@ -36,6 +37,18 @@ def failure(error: OSError | ValueError) -> bytes:
     said = error.strerror if isinstance(error, OSError) else None
     name = errno.errorcode.get(number or 0, "EIO")
     return json.dumps({"errno": name, "message": said or str(error)}).encode()
+
+
+def below(folder: Path, path: Path) -> Path:
+    """Return `path` with its links followed, the last name excepted: that is replaced, not followed.
+
+    Raises:
+        PermissionError: it is not below `folder`, or `folder` is itself a link.
+    """
+    root, parent = folder.resolve(), path.parent.resolve()
+    if folder.is_symlink() or path.name in ("", "..") or not parent.is_relative_to(root):
+        raise PermissionError(errno.EACCES, f"leads out of {folder}")
+    return parent / path.name
 
 
 class Channel:
@@ -135,24 +148,39 @@ class Channel:
             feeding.cancel()
             writer.close()
 
-    async def read_file(self, path: str) -> None:
-        """Send a file's bytes to the desk."""
+    async def read_file(self, path: str, limit: int | None, *, plain: bool) -> None:
+        """Send a regular file's bytes to the desk, unless there are more than `limit`; `plain`: it is no link."""
         try:
-            with Path(path).open("rb") as file:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if plain else 0)
+            with os.fdopen(os.open(path, flags), "rb") as file:
+                found = os.fstat(file.fileno())
+                if stat.S_ISDIR(found.st_mode):
+                    raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+                sent = 0
                 while data := file.read(CHUNK):
+                    sent += len(data)
+                    if limit is not None and max(sent, found.st_size) > limit:
+                        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes")
+                    if not self.frames.empty():
+                        raise OSError(errno.ECANCELED, "the transfer was given up")
                     await self.relay.link.send(Kind.OUT, self.number, data)
         except (OSError, ValueError) as error:
             self.post(Kind.FAILED, failure(error))
         else:
             self.post(Kind.EXIT, b'{"code": 0}')
 
-    async def write_file(self, path: str) -> None:
-        """Write a file from the desk's bytes, whole or not at all."""
+    async def write_file(self, path: str, within: str | None) -> None:
+        """Write a file from the desk's bytes, whole or not at all, and if need be only below a folder."""
         target = Path(path)
         temporary: str | None = None
         try:
+            if within is not None:
+                target = below(Path(within), target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            # Not the file's own name, which may be as long as names can be.
+            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".harvest-")
             with os.fdopen(handle, "wb") as file:
                 while True:
                     kind, payload = await self.frames.get()
@@ -165,11 +193,11 @@ class Channel:
             os.umask(mask)
             Path(temporary).chmod(0o666 & ~mask)
             Path(temporary).replace(target)
-        except (OSError, ValueError) as error:
-            self.post(Kind.FAILED, failure(error))
-        else:
             temporary = None
-            self.post(Kind.EXIT, b'{"code": 0}')
+            end = Kind.EXIT, b'{"code": 0}'
+        except (OSError, ValueError) as error:
+            end = Kind.FAILED, failure(error)
         finally:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
+        self.post(*end)  # last: nothing of a write that failed is left when it is known

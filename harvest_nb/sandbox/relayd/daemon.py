@@ -16,6 +16,7 @@ from .processes import kill_descendants, kill_group
 
 __all__ = ["LAPSED", "Relay"]
 
+CONNECTIONS = 64
 LAPSED = 75
 """Exit code of a relay whose lease nobody renewed (sysexits' EX_TEMPFAIL)."""
 
@@ -32,6 +33,7 @@ class Relay:
         self.crash: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[asyncio.Task[None]] = set()  # those of the tasks that serve a stream
+        self.connections = 0
         self._next = 2  # the relay's own channels are even, the desk's odd
 
     def spawn(self, work: Any, *, stream: bool = False) -> None:
@@ -73,22 +75,34 @@ class Relay:
         if kind is Kind.SPAWN:
             channel.start(channel.process(ask["argv"], ask.get("env") or {}, ask.get("cwd")))
         elif kind is Kind.READ:
-            channel.start(channel.read_file(ask["path"]))
+            channel.start(channel.read_file(ask["path"], ask.get("limit"), plain=bool(ask.get("plain"))))
         elif kind is Kind.WRITE:
-            channel.start(channel.write_file(ask["path"]))
+            channel.start(channel.write_file(ask["path"], ask.get("within")))
         else:
-            channel.start(self._listen(channel))
+            channel.start(self._listen(channel, ask))
 
-    async def _listen(self, listener: Channel) -> None:
+    async def _listen(self, listener: Channel, ask: dict[str, Any]) -> None:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self.connections >= int(ask.get("limit") or CONNECTIONS):
+                writer.transport.abort()  # the agent's own doing: nobody else opens so many
+                return
             number, self._next = self._next, self._next + 2
             channel = self.channels[number] = Channel(self, number)
             channel.post(Kind.OPEN, json.dumps({"listener": listener.number}).encode())
-            channel.start(channel.connection(reader, writer))
+            self.connections += 1
+            channel.start(self._carry(channel, reader, writer))
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         self.listeners.append(server)
         listener.post(Kind.STARTED, json.dumps({"port": server.sockets[0].getsockname()[1]}).encode())
+
+    async def _carry(
+        self, channel: Channel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await channel.connection(reader, writer)
+        finally:
+            self.connections -= 1
 
     async def attach(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a stream: take the link up if it is the desk's, else start afresh.

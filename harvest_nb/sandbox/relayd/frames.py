@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
@@ -38,8 +39,8 @@ class Kind(IntEnum):
     LISTEN = 13  # {}: a port on the sandbox's own 127.0.0.1
     OPEN = 14  # {"listener"}: a connection to it, carried on this channel
     CLOSE = 15
-    READ = 16  # {"path"}
-    WRITE = 17  # {"path"}
+    READ = 16  # {"path", "limit", "plain"}
+    WRITE = 17  # {"path", "within"}
     LEASE = 18  # {"seconds"}
     SHUTDOWN = 19
 
@@ -74,6 +75,13 @@ class Link:
         self._closed = False
         self._since_ack = 0
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._asked: float | None = None  # when the other side was first left something to acknowledge
+        self._heard = 0.0
+
+    @property
+    def silent(self) -> float:
+        """For how many seconds the other side has said nothing, although a frame waits for its acknowledgement."""
+        return 0.0 if self._asked is None else time.monotonic() - max(self._asked, self._heard)
 
     def post(self, kind: Kind, channel: int, payload: bytes = b"") -> None:
         """Queue a frame and write it if a stream is attached; never waits. A closed link drops it."""
@@ -81,6 +89,8 @@ class Link:
             return
         self._sent += 1
         frame = HEADER.pack(len(payload), kind, channel, self._sent) + payload
+        if not self._unacked:
+            self._asked = time.monotonic()
         self._unacked.append((self._sent, frame))
         self._unacked_bytes += len(frame)
         if self._unacked_bytes > WINDOW:
@@ -110,6 +120,7 @@ class Link:
         try:
             while (frame_read := await read_frame(reader)) is not None:
                 kind, channel, number, payload = frame_read
+                self._heard = time.monotonic()
                 if self._writer is not writer:
                     return
                 if kind is Kind.ACK:
@@ -128,6 +139,8 @@ class Link:
     def _forget(self, number: int) -> None:
         while self._unacked and self._unacked[0][0] <= number:
             self._unacked_bytes -= len(self._unacked.popleft()[1])
+        if not self._unacked:
+            self._asked = None
         if self._unacked_bytes <= WINDOW:
             self._room.set()
 

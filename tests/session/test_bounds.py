@@ -1,0 +1,125 @@
+"""What an agent does to the machine that runs its session: each stream, file and wait has a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harvest_nb.engine import DockerClient
+from harvest_nb.sandbox.base import Provider
+from harvest_nb.sandbox.docker import DockerProvider
+from harvest_nb.session.open import Setup, open_session
+from harvest_nb.session.run import run_session
+from harvest_nb.snapshot import Snapshot
+from harvest_nb.tables import load
+from tests.session.conftest import BASH, about, bash, conversation, say
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "host"])
+def provider(request: pytest.FixtureRequest, provider_named: object) -> Provider:
+    return provider_named(request.param)  # type: ignore[operator,no-any-return]
+
+
+def plan(provider: Provider, tmp_path: Path, command: str) -> Setup:
+    script = conversation(bash(command), say("done"))
+    return Setup(provider=provider, runs_dir=tmp_path, options=BASH, scenario=script)
+
+
+def peak() -> int:
+    """The most memory that this process has had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("ln -sf /dev/zero $MEMORY_FILE_PATH", "memory graph"),
+        ("rm -f $MEMORY_FILE_PATH; mkfifo $MEMORY_FILE_PATH", "not a regular file"),
+        ("truncate -s 60G $MEMORY_FILE_PATH", "larger than"),
+        (
+            "d=$(dirname ~/.claude/projects/*/*.jsonl); s=$(basename $d/*.jsonl .jsonl); "
+            'cd "$d"; mkdir -p "$s/tool-results"; cd "$s/tool-results"; truncate -s 60G big.txt; mkfifo pipe.txt',
+            "big.txt",
+        ),
+    ],
+    ids=["endless memory", "memory that waits", "huge memory", "huge result"],
+)
+async def test_what_is_brought_home_has_a_bound(
+    provider: Provider, tmp_path: Path, command: str, said: str
+) -> None:
+    before, began = peak(), time.monotonic()
+    result = await run_session("go", plan(provider, tmp_path, command))
+    assert result.ok, result.reason
+    assert result.text == "done"
+    assert peak() - before < 300e6
+    assert time.monotonic() - began < 60
+    assert said in " ".join(about(result.folder)["problems"])
+    problems = load(result.folder).problems
+    assert "recorder" in set(problems["reason"])
+    assert (result.folder / "transcript" / f"{result.session_id}.jsonl").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("cat /dev/zero > /proc/$PPID/fd/1", "HARVEST_MAX_LINE_BYTES"),
+        ("yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa > /proc/$PPID/fd/1", None),
+    ],
+    ids=["a line without an end", "lines without an end"],
+)
+@pytest.mark.docker
+async def test_what_the_cli_says_has_a_bound(
+    snapshot_image: Snapshot,
+    tmp_path: Path,
+    command: str,
+    reason: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HARVEST_MAX_STDERR_BYTES", "1000000")
+    before = peak()
+    setup = replace(plan(DockerProvider(), tmp_path, command), snapshot=snapshot_image.id)
+    async with open_session(setup, "go") as session:
+        asking = asyncio.create_task(session.ask("go"))
+        await asyncio.wait([asking], timeout=20)
+        if not asking.done():
+            await session.cancel()
+        result = await asking
+    assert reason is None or reason in str(result.reason)
+    assert peak() - before < 300e6
+    log = (session.folder.path / "stderr.log").stat().st_size
+    assert log < 1_200_000
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("how", ["ends", "is cancelled"])
+async def test_a_sandbox_that_does_not_answer_holds_no_run_up(
+    engine: DockerClient, snapshot_image: Snapshot, tmp_path: Path, how: str
+) -> None:
+    setup = replace(
+        plan(DockerProvider(), tmp_path, "sleep 60"), snapshot=snapshot_image.id, idle_timeout=2.0
+    )
+    calling = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(
+            run_session("go", setup, on_message=lambda m: calling.set() if "Bash" in str(m) else None)
+        )
+        await asyncio.wait_for(calling.wait(), 30)
+        (folder,) = tmp_path.iterdir()
+        container = engine.containers.get(f"harvest-{about(folder)['sandbox_id']}")
+        container.pause()
+        began = time.monotonic()
+        if how == "is cancelled":
+            running.cancel()
+        await asyncio.wait([running])
+    seconds = time.monotonic() - began
+    assert seconds < (7 if how == "ends" else 5)
+    assert "has not answered" in " ".join(about(folder)["problems"])
+    assert about(folder)["status"] == ("error" if how == "ends" else "cancelled")
+    assert not engine.containers.list(all=True, filters={"id": str(container.id)})
