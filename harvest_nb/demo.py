@@ -19,7 +19,10 @@ from harvest_nb.settings import load_settings
 from harvest_nb.site import build_site
 from harvest_nb.snapshot import Snapshot
 
-__all__ = ["AFTER", "Demo", "demo"]
+__all__ = ["AFTER", "BUDGET_USD", "Demo", "demo"]
+
+BUDGET_USD = 1.0
+"""What each session of a live demo may cost at most, in US dollars."""
 
 _RECORDING = ("00_tour", "04_run_session")
 """The notebooks whose runs the next ones show."""
@@ -54,6 +57,7 @@ def demo(
     *,
     build: Callable[[], Snapshot],
     live: bool = False,
+    max_budget_usd: float = BUDGET_USD,
     jobs: int | None = None,
     console: Console | None = None,
 ) -> Demo:
@@ -63,6 +67,7 @@ def demo(
         out: gets `executed/`, `html/`, `runs/` and `junit.xml`.
         build: builds the image, showing its progress.
         live: use Anthropic's endpoint, with `CLAUDE_CODE_OAUTH_TOKEN`.
+        max_budget_usd: what each session of a notebook may cost at most.
         jobs: how many notebooks run at the same time (default: as many as there are CPUs, at most four).
         console: where each step is told.
 
@@ -77,6 +82,8 @@ def demo(
             "A live demo needs CLAUDE_CODE_OAUTH_TOKEN",
             hint="set it in the environment, .env or .env.local, or leave --live out",
         )
+    if live:
+        say.print(f"Live: each session may cost {max_budget_usd:.2f} USD at most", highlight=False)
     missing = _engine(say)
     clock.lap("engine")
     if missing is None:
@@ -98,6 +105,7 @@ def demo(
         {
             "provider": "docker" if missing is None else "host",
             "endpoint": "anthropic" if live else "scripted",
+            "max_budget_usd": max_budget_usd,
         },
         per_notebook=single,
         requires={"docker": missing},

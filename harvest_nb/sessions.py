@@ -15,7 +15,7 @@ from harvest_nb.errors import SettingsError
 from harvest_nb.providers import get_provider, name_for
 from harvest_nb.sandbox.base import Provider
 from harvest_nb.session.chat import Chat
-from harvest_nb.session.open import Setup
+from harvest_nb.session.open import LIVE, Setup
 from harvest_nb.session.options import SessionOptions
 from harvest_nb.session.result import RunResult
 from harvest_nb.session.resume import find_past
@@ -107,7 +107,8 @@ async def run(
         record: a cassette to write.
         attachments: files of the desk; they are put into the workspace and named in the prompt.
         model: the model's name (default: the scripted endpoint's, or the CLI's own choice when live).
-        max_budget_usd: the CLI ends the run when it has cost more.
+        max_budget_usd: the CLI ends the run when it has cost more (default: no bound, for a live run
+            `HARVEST_LIVE_BUDGET_USD`, else 5).
         permission_mode: default: everything may be done where the sandbox isolates, only what is allowed where
             it does not, and `"default"` with `can_use_tool`.
         can_use_tool: asked before each tool that nothing else allows; `"ask"` asks the person who is there.
@@ -120,7 +121,7 @@ async def run(
         tokens: by variable name (default: those in `.env` and `.env.local`); for a live run the environment's
             `CLAUDE_CODE_OAUTH_TOKEN` counts too.
         runs_dir: where the run folder is made (default: `HARVEST_RUNS`, else `runs`).
-        network: `"none"` or `"open"` (default: open only for a live run).
+        network: `"none"` (default) or `"open"`. The model is reached without; web tools and some MCP servers need it.
         pool: how many sandboxes stand ready for the next runs that ask for them in the same way (`docker`, `host`);
             they are removed when the event loop or the kernel ends, or by `harvest_nb.sandbox.pools.close_pools`.
         port: the loopback endpoint's port on the desk; 0 takes a free one.
@@ -242,7 +243,7 @@ def plan(
         permit = None if talk else questions_here()
     passed = dict(given_tokens() if tokens is None else tokens)
     endpoint = given.get("endpoint", "scripted")
-    if endpoint == "anthropic" and tokens is None and settings.claude_code_oauth_token is not None:
+    if endpoint == LIVE and tokens is None and settings.claude_code_oauth_token is not None:
         passed["CLAUDE_CODE_OAUTH_TOKEN"] = settings.claude_code_oauth_token.get_secret_value()
     if check_spec(endpoint) == "gateway" and tokens is None and settings.harvest_endpoint_token is not None:
         passed[ENDPOINT_TOKEN] = settings.harvest_endpoint_token.get_secret_value()
@@ -258,6 +259,8 @@ def plan(
     options = {names.get(key, key): given.pop(key) for key in of_session if key in given}
     # `None` stands for a default throughout.
     options = {key: value for key, value in options.items() if value is not None}
+    if endpoint == LIVE:
+        options.setdefault("max_budget_usd", settings.live_budget_usd)
     rest: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     made = get_provider(provider) if isinstance(provider, str) else provider
     # A provider may have been made for a snapshot of its own.

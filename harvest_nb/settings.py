@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     image: str = Field(default_factory=_default_image, validation_alias="HARVEST_IMAGE")
     """The tag of the snapshot image; by default the namespace is the tag, and `latest` in the default one."""
 
+    live_budget_usd: float = Field(default=5.0, gt=0, validation_alias="HARVEST_LIVE_BUDGET_USD")
+    """What a live session may cost at most where it is not told otherwise, in US dollars."""
+
     def tokens(self) -> dict[str, str]:
         """All secrets that are set, also in the environment, by variable name: what must never be published.
 

@@ -67,6 +67,9 @@ def demo(
         "build/demo"
     ),
     live: Annotated[bool, typer.Option("--live", help="Use Anthropic's endpoint; costs money.")] = False,
+    max_budget_usd: Annotated[
+        float, typer.Option("--max-budget-usd", min=0.0, help="What each session may cost at most.")
+    ] = 1.0,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -81,7 +84,14 @@ def demo(
     from harvest_nb import api
     from harvest_nb.demo import demo as main_job
 
-    done = main_job(out_dir, build=lambda: do(api.build()), live=live, jobs=jobs, console=out)
+    done = main_job(
+        out_dir,
+        build=lambda: do(api.build()),
+        live=live,
+        max_budget_usd=max_budget_usd,
+        jobs=jobs,
+        console=out,
+    )
     out.print(
         f"{done.seconds:.0f} s in all. JUnit: {done.junit}", highlight=False, markup=False, soft_wrap=True
     )

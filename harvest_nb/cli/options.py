@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harvest_nb.cli.common import err
 from harvest_nb.errors import EndpointError, RunFolderError, SessionError, SettingsError
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ Disallow = Annotated[
 ]
 MaxTurns = Annotated[int | None, typer.Option(min=1)]
 MaxBudget = Annotated[
-    float | None, typer.Option("--max-budget-usd", min=0.0, help="End when it has cost more.")
+    float | None,
+    typer.Option(
+        "--max-budget-usd", min=0.0, help="End when it has cost more (live: 5 unless told otherwise)."
+    ),
 ]
 McpServer = Annotated[list[str] | None, typer.Option(help="Only these MCP servers; may be repeated.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Where the run folder is made.")]
@@ -69,6 +73,11 @@ def wanted(resume: str | None, *, fork: bool, at: str | None, talk: bool = False
             load_scenario(setup.scenario)
     except (EndpointError, RunFolderError, SessionError) as error:
         raise SettingsError(error.message, hint=error.hint) from error
+    if setup.endpoint == "anthropic":
+        most = (
+            f"live: this session may cost {setup.options.max_budget_usd:.2f} USD at most (--max-budget-usd)"
+        )
+        err.print(most, highlight=False, soft_wrap=True)
     return setup
 
 

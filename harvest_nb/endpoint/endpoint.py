@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -35,8 +36,8 @@ class Endpoint:
     counts what was asked under this endpoint's credential.
     """
 
-    port: int | None
-    """On the desk's 127.0.0.1, or None where nothing of ours is asked."""
+    port: int
+    """On this machine's 127.0.0.1."""
     secret: str = field(repr=False)
     """What the CLI must send as its bearer token."""
     failures: list[str] = field(default_factory=list)
@@ -47,11 +48,26 @@ class Endpoint:
     log: list[Event] = field(default_factory=list, repr=False)
     scenario: str | None = None
     """What the scripted model says, by name."""
+    on_usage: Callable[[str, Mapping[str, int]], None] = field(
+        default=lambda _model, _counts: None, repr=False
+    )
+    """Called with the model and the counts of each answer that passes a proxy; see `harvest_nb.endpoint.metering`."""
+    url: str | None = None
+    """The base URL of an endpoint elsewhere."""
+    inside: int | None = None
+    """The port of the sandbox's 127.0.0.1 at which the CLI asks."""
 
     @property
     def variable(self) -> str:
         """The variable that holds what it is sent as a credential."""
         return ENDPOINT_TOKEN if self.kind == "gateway" else "CLAUDE_CODE_OAUTH_TOKEN"
+
+    def named(self, text: str) -> str:
+        """Return `text` with this endpoint's URL in place of the address in the sandbox, which nobody else knows."""
+        if self.inside is None:
+            return text
+        name = self.url or f"the {self.kind} endpoint"
+        return re.sub(rf"(http://)?(127\.0\.0\.1|localhost):{self.inside}\b", lambda _: name, text)
 
     def note(self, method: str, path: str, status: int | None, note: str = "") -> None:
         """Add to the log."""

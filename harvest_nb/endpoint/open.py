@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -15,7 +17,7 @@ from harvest_nb.endpoint.endpoint import Endpoint, Kind
 from harvest_nb.endpoint.library import find_scenario, load_scenario
 from harvest_nb.endpoint.places import Places
 from harvest_nb.endpoint.player import Player, Scenario, refused_file, rules_for
-from harvest_nb.endpoint.proxy import passing_on
+from harvest_nb.endpoint.proxy import is_here, passing_on
 from harvest_nb.endpoint.record import recording
 from harvest_nb.endpoint.replay import playing
 from harvest_nb.endpoint.scripted import scripted
@@ -23,10 +25,11 @@ from harvest_nb.endpoint.tour import tour
 from harvest_nb.errors import CassetteError, EndpointError
 from harvest_nb.sandbox.base import Sandbox
 
-__all__ = ["check_spec", "open_endpoint", "recorded_model"]
+__all__ = ["check_listening", "check_spec", "open_endpoint", "recorded_model"]
 
 ANTHROPIC = "https://api.anthropic.com"
 _SUFFIX = ".cassette"
+_CONNECT_SECONDS = 5.0
 
 
 def check_spec(spec: str | Path) -> Kind:
@@ -67,6 +70,32 @@ def _check_gateway(spec: str) -> None:
         )
 
 
+async def check_listening(spec: str | Path) -> None:
+    """Connect to an endpoint elsewhere and leave again, unless the way there is a proxy of the environment's.
+
+    Raises:
+        EndpointError: nothing listens there.
+    """
+    kind = check_spec(spec)
+    if kind not in ("anthropic", "gateway"):
+        return
+    base = ANTHROPIC if kind == "anthropic" else str(spec)
+    url = httpx.URL(base)
+    proxies = urllib.request.getproxies()
+    proxied = (url.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(url.host)
+    if proxied and not is_here(url.host):
+        return
+    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(url.host, port)
+    except OSError as error:  # a timeout too
+        why = error.strerror or f"no connection within {_CONNECT_SECONDS:g} s"
+        hint = "start the gateway, or give another base URL" if kind == "gateway" else "look at the network"
+        raise EndpointError(f"Nothing answers at {base}: {why}", hint=hint) from error
+    writer.close()
+
+
 def recorded_model(spec: str | Path) -> str | None:
     """The model that a cassette's first answer came from; None for what is no cassette.
 
@@ -91,12 +120,13 @@ async def open_endpoint(
     upstream_token: str | None = None,
     tokens: Mapping[str, str] | None = None,
     pace: float = 0.0,
+    budget_usd: float | None = None,
 ) -> AsyncIterator[Endpoint]:
     """What answers the CLI in `sandbox`, for as long as the block lasts.
 
     Args:
         spec: `"scripted"`, `"anthropic"`, the path of a cassette, or the base URL of a gateway that speaks the
-            Messages API; the desk passes on what is asked there, so the sandbox needs no network.
+            Messages API; what is asked of the last two is passed on from here, so the sandbox needs no network.
         scenario: what a scripted model says: a shipped scenario's name, a scenario file's path, or a callable
             that makes a `Script`; by default the tour.
         prompt: the first prompt; a callable scenario is made for it.
@@ -105,6 +135,7 @@ async def open_endpoint(
         upstream_token: what is sent to Anthropic, or to the gateway, as the bearer token.
         tokens: by name; never written to the cassette, in any form.
         pace: how a cassette is played: 0 at once, 1 as slowly as it was recorded.
+        budget_usd: once more than that has been spent at an endpoint elsewhere, nothing is passed on any more.
 
     Raises:
         EndpointError: the spec is unknown, or the port is taken.
@@ -112,9 +143,6 @@ async def open_endpoint(
         CassetteError: the cassette cannot be read or written.
     """
     kind = check_spec(spec)
-    if kind == "anthropic" and record is None:
-        yield Endpoint(None, upstream_token or "", kind="anthropic")
-        return
     given = dict(tokens or {}) | ({"UPSTREAM": upstream_token} if upstream_token else {})
     places = Places.of(sandbox)
     noting = _Noting(sandbox)
@@ -140,7 +168,9 @@ async def open_endpoint(
         else:
             upstream, token = ANTHROPIC if kind == "anthropic" else str(spec), upstream_token or ""
         if record is None:
-            yield await stack.enter_async_context(passing_on(upstream, token, kind, port=port))
+            yield await stack.enter_async_context(
+                passing_on(upstream, token, kind, port=port, budget_usd=budget_usd)
+            )
             return
         proxy = recording(
             record,
@@ -152,6 +182,7 @@ async def open_endpoint(
             kind=kind,
             port=port,
             behind=behind,
+            budget_usd=None if behind is not None else budget_usd,
         )
         yield await stack.enter_async_context(proxy)
 

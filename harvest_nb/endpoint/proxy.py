@@ -14,7 +14,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from http.cookiejar import DefaultCookiePolicy
 
 import httpx
@@ -24,13 +24,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from harvest_nb.bounds import bounds
+from harvest_nb.endpoint.budget import Budget
 from harvest_nb.endpoint.endpoint import Endpoint, Kind
 from harvest_nb.endpoint.messages import error_body
+from harvest_nb.endpoint.metering import Meter
 from harvest_nb.endpoint.scripted import is_bearer
 from harvest_nb.endpoint.server import serve
 from harvest_nb.endpoint.streaming import CutShort, Piece, Streamed, client_left
 
-__all__ = ["Keep", "Keeper", "PassedOn", "passing_on"]
+__all__ = ["Keep", "Keeper", "PassedOn", "is_here", "passing_on"]
 
 Keep = Callable[[list[tuple[float, bytes]], str], None]
 """Takes an answer's chunks, each with its time in seconds, and how it ended: `"whole"`, `"cut"` or `"left"`."""
@@ -63,8 +65,16 @@ class _Left(Exception):  # noqa: N818
 
 
 class _Proxy:
-    def __init__(self, endpoint: Endpoint, client: httpx.AsyncClient, token: str, keeper: Keeper) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client: httpx.AsyncClient,
+        token: str,
+        keeper: Keeper,
+        budget: Budget | None,
+    ) -> None:
         self.endpoint, self._client, self._token, self._keeper = endpoint, client, token, keeper
+        self._budget = budget
         self._numbers = itertools.count()
 
     async def handle(self, request: Request) -> Response:
@@ -82,6 +92,10 @@ class _Proxy:
             self.endpoint.note(request.method, path, None, "the client left in mid-request")
             return Response(status_code=499)
         is_message = path == "/v1/messages" and request.method == "POST" and _is_json(content)
+        if is_message and self._budget is not None and self._budget.is_spent:
+            why = f"the session's budget of {self._budget.most} USD is spent (max_budget_usd)"
+            self.endpoint.failures.append(why)
+            return self._refused(request, why)
         self.endpoint.requests += is_message
         number = next(self._numbers)
         # As bytes, here and on the way back: nobody says which alphabet a header is in.
@@ -109,8 +123,11 @@ class _Proxy:
         except httpx.HTTPError as error:
             # A protocol error's text ends with the line that was wrong, which may hold a credential.
             reason = str(error).partition(": ")[0] if isinstance(error, httpx.ProtocolError) else str(error)
+            if "buffer too long" in reason:  # h11's words; asked again, it would send the same
+                return self._refused(request, "the headers of the endpoint's answer are too long")
             self.endpoint.note(request.method, path, 502, f"{type(error).__name__}: {reason}")
-            return JSONResponse(error_body("api_error", f"the endpoint cannot be reached: {reason}"), 502)
+            where = self.endpoint.url or "the endpoint"
+            return JSONResponse(error_body("api_error", f"{where} cannot be reached: {reason}"), 502)
         if answer.is_redirect:  # the CLI would follow it, past this proxy and with its credential
             await answer.aclose()
             return self._refused(
@@ -121,13 +138,22 @@ class _Proxy:
         self.endpoint.note(request.method, path, answer.status_code, "passed on")
         keep = self._keeper(number, request, content, answer) if is_message else _forget
         headers_given = httpx.Headers(answer.headers.raw, encoding="latin-1").items()
-        passed = PassedOn(answer, keep, self._too_long)
+        meter = None
+        if is_message and answer.is_success:
+            streamed = "text/event-stream" in answer.headers.get("content-type", "")
+            meter = Meter(self._count, str(json.loads(content).get("model")), streamed=streamed)
+        passed = PassedOn(answer, keep, self._too_long, meter)
         return Streamed(
             passed.pieces(),
             status=answer.status_code,
             headers={name: value for name, value in headers_given if name not in _NOT_GIVEN},
             at_end=passed.close,
         )
+
+    def _count(self, model: str, counts: Mapping[str, int]) -> None:
+        self.endpoint.on_usage(model, counts)
+        if self._budget is not None:
+            self._budget.add(model, counts)
 
     def _too_long(self, most: int) -> None:
         self.endpoint.failures.append(f"an answer of more than {most:,} bytes (HARVEST_MAX_ANSWER_BYTES)")
@@ -179,10 +205,13 @@ class PassedOn:
 
     Args:
         too_long: told the limit when the answer is longer, which cuts it.
+        meter: counts what the answer says that it used.
     """
 
-    def __init__(self, answer: httpx.Response, keep: Keep, too_long: Callable[[int], None]) -> None:
-        self._answer, self._keep, self._too_long = answer, keep, too_long
+    def __init__(
+        self, answer: httpx.Response, keep: Keep, too_long: Callable[[int], None], meter: Meter | None = None
+    ) -> None:
+        self._answer, self._keep, self._too_long, self._meter = answer, keep, too_long, meter
         self._chunks: list[tuple[float, bytes]] = []
         self._ending = "left"
         self._closed = False
@@ -197,6 +226,8 @@ class PassedOn:
                     self._ending = "cut"
                     self._too_long(most)
                     raise CutShort
+                if self._meter is not None:
+                    self._meter.feed(data)
                 if self._keep is not _forget:
                     self._chunks.append((round(time.monotonic() - start, 4), data))
                 yield Piece(data)
@@ -212,10 +243,12 @@ class PassedOn:
         if self._closed:
             return
         self._closed = True
+        if self._meter is not None:
+            self._meter.close()
         try:
             self._keep(self._chunks, self._ending)
         finally:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(httpx.HTTPError, OSError):  # its connection is dropped all the same
                 await asyncio.shield(self._answer.aclose())
 
 
@@ -228,24 +261,28 @@ async def passing_on(
     keeper: Keeper = _keep_nothing,
     secret: str | None = None,
     port: int = 0,
+    budget_usd: float | None = None,
 ) -> AsyncIterator[Endpoint]:
     """Pass on what the CLI asks to `upstream` (a base URL), and what that answers back.
 
     Args:
         token: the bearer token for `upstream`; none is sent when it is empty.
         secret: what the CLI must send (default: made up).
-        port: on the desk's loopback; 0 takes a free one.
+        port: on this machine's loopback; 0 takes a free one.
+        budget_usd: once more than that has been spent, nothing is passed on any more.
 
     Raises:
         EndpointError: the port is taken.
     """
-    endpoint = Endpoint(0, secret or secrets.token_hex(24), kind=kind)
+    elsewhere = upstream if kind in ("anthropic", "gateway") else None
+    endpoint = Endpoint(0, secret or secrets.token_hex(24), kind=kind, url=elsewhere)
     # A proxy of the environment's does not lead to this machine.
-    outside = not _is_here(httpx.URL(upstream).host)
+    outside = not is_here(httpx.URL(upstream).host)
     timeout = httpx.Timeout(None, connect=30)
     async with httpx.AsyncClient(base_url=upstream, timeout=timeout, trust_env=outside) as client:
         client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))  # keep none
-        proxy = _Proxy(endpoint, client, token, keeper)
+        budget = None if budget_usd is None else Budget(budget_usd)
+        proxy = _Proxy(endpoint, client, token, keeper, budget)
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]
         app = Starlette(routes=[Route("/{path:path}", proxy.handle, methods=methods)])
         async with serve(app, port=port) as bound:
@@ -253,7 +290,8 @@ async def passing_on(
             yield endpoint
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
+    """Return whether `host` is this machine's loopback."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

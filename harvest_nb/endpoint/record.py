@@ -85,6 +85,7 @@ async def recording(
     kind: Kind,
     port: int = 0,
     behind: Endpoint | None = None,
+    budget_usd: float | None = None,
 ) -> AsyncIterator[Endpoint]:
     """Record what passes between the CLI and `upstream` (a base URL) to the cassette `path`.
 
@@ -93,6 +94,7 @@ async def recording(
         files: what was put into the sandbox for this conversation; read at the end.
         secrets_given: by name; none of their values reaches the file in any form.
         behind: the endpoint at `upstream` if it is ours; its failures are this one's.
+        budget_usd: see `passing_on`.
 
     Raises:
         CassetteError: the file cannot be written.
@@ -131,7 +133,10 @@ async def recording(
         return keep
 
     try:
-        async with passing_on(upstream, token, kind, keeper=keeper, secret=secret, port=port) as endpoint:
+        passing = passing_on(
+            upstream, token, kind, keeper=keeper, secret=secret, port=port, budget_usd=budget_usd
+        )
+        async with passing as endpoint:
             endpoint.failures = failures
             endpoint.scenario = behind.scenario if behind is not None else None
             yield endpoint

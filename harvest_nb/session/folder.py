@@ -29,6 +29,8 @@ _REMOVED = "its stream.jsonl was removed during the run, and the messages in it 
 class RunFolder:
     """Writes `runs/<run id>/`: `run.json`, `stream.jsonl`, `stderr.log`, `transcript/`, `memory.*.jsonl`.
 
+    `endpoint.jsonl` is there too where a proxy stands before the endpoint.
+
     Args:
         base: the folder of all runs; made if missing.
         redactor: applied to every text before it is written.
@@ -128,6 +130,19 @@ class RunFolder:
         self.about.setdefault("problems", []).append(text)
         with contextlib.suppress(RunFolderError):
             self.note(text)
+
+    def count(self, model: str, counts: Mapping[str, int]) -> None:
+        """Append to `endpoint.jsonl` what one answer of the endpoint used.
+
+        Args:
+            counts: by the names of `harvest_nb.endpoint.metering.COUNTS`.
+        """
+        line = json.dumps({"t": round(time.time(), 6), "model": model, **counts}, ensure_ascii=False)
+        try:
+            with (self.path / "endpoint.jsonl").open("ab", buffering=0) as file:
+                self._write(file.fileno(), self.redactor.text(line) + "\n")
+        except (OSError, RunFolderError) as error:
+            self.problem(f"what the endpoint counted is not whole: {error}")
 
     def _write(self, descriptor: int, line: str) -> None:
         try:

@@ -15,7 +15,7 @@ from claude_agent_sdk import ClaudeAgentOptions, SessionStore, __version__
 
 from harvest_nb.bounds import bounds
 from harvest_nb.endpoint import Endpoint, Scenario, open_endpoint
-from harvest_nb.endpoint.open import check_spec, recorded_model
+from harvest_nb.endpoint.open import check_listening, check_spec, recorded_model
 from harvest_nb.errors import EngineError, SandboxError, SandboxGone, SessionError, TokenError
 from harvest_nb.redact import Redactor, all_secrets
 from harvest_nb.sandbox.base import Limits, Provider, Sandbox
@@ -59,7 +59,7 @@ class Setup:
         scenario: what the scripted endpoint says; see `harvest_nb.endpoint.open_endpoint`.
         record: a cassette to write.
         tokens: by variable name, given explicitly; nothing ambient is used. Never recorded.
-        network: `"none"` or `"open"`; by default open only for a live session.
+        network: `"none"` (the default) or `"open"`: the model is reached without, tools may need it.
         limits: what the sandbox may use at most.
         pool: how many sandboxes like this one's stand ready for the sessions of this event loop that ask for them
             too; see `harvest_nb.sandbox.pools`. 0: none, each is made when it is needed.
@@ -146,8 +146,8 @@ class Setup:
             self,
             tokens=tokens,
             options=replace(self.options, model=model),
-            # A recording proxy stands on the desk: the sandbox itself needs no network even then.
-            network=self.network or ("open" if live and self.record is None else "none"),
+            # Whoever answers is asked through a proxy of this process: the sandbox itself needs no network.
+            network=self.network or "none",
         )
 
 
@@ -177,6 +177,7 @@ async def open_session(
     ended: tuple[str, str | None] | None = None
     try:
         async with contextlib.AsyncExitStack() as stack:
+            await check_listening(setup.endpoint)  # before a sandbox costs anything
             sandbox = await _sandbox(stack, setup, folder)
             session = await _session(stack, setup, folder, sandbox, prompt)
             yield session
@@ -380,13 +381,13 @@ async def _endpoint(
             record=setup.record,
             upstream_token=setup.tokens.get(ENDPOINT_TOKEN) or setup.tokens.get("CLAUDE_CODE_OAUTH_TOKEN"),
             tokens=setup.known_secrets(),
+            budget_usd=setup.options.max_budget_usd,
         )
     )
-    if endpoint.port is None:
-        return env, endpoint
+    endpoint.on_usage = folder.count
     folder.redactor = folder.redactor.knowing({"ENDPOINT_SECRET": endpoint.secret})
-    port = await sandbox.forward("127.0.0.1", endpoint.port)
+    endpoint.inside = await sandbox.forward("127.0.0.1", endpoint.port)
     return env | {
-        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
+        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{endpoint.inside}",
         "CLAUDE_CODE_OAUTH_TOKEN": endpoint.secret,
     }, endpoint

@@ -334,13 +334,14 @@ class Session:
                 link.cost = link.brought = 0.0
             cost, link.cost = round(total - link.cost, 9), total  # without the noise of binary fractions
         safe = self.folder.redactor.text
+        reason = reason and self.endpoint.named(reason)
         result = RunResult(
             id=self.folder.id,
             folder=self.folder.path,
             prompt=safe(turn.prompt),
             status=status,
             reason=reason and safe(reason),
-            text=outcome.result if outcome else None,
+            text=outcome.result and self.endpoint.named(outcome.result) if outcome else None,
             structured=outcome.structured_output if outcome else None,
             session_id=self.session_id,
             endpoint=self.endpoint.kind,

@@ -179,6 +179,12 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         _C("cost_rows_usd", "usd", "USD", "`costs` added up; missing if a response has no price"),
         _C("cost_model_usage_usd", "usd", "USD", "`modelUsage[].costUSD` of the last result of each process"),
         _C("cost_reported_usd", "usd", "USD", "`total_cost_usd` of the last result of each process"),
+        _C(
+            "cost_endpoint_usd",
+            "usd",
+            "USD",
+            "`endpoint_usage` added up: what passed the proxy before the endpoint; missing without one",
+        ),
         _C("cost_repriced_usd", "usd", "USD", "the tokens of `modelUsage` at this table's prices"),
         _C("residual_usd", "usd", "USD", "`cost_reported_usd` less `cost_rows_usd`"),
         _C(
@@ -430,6 +436,27 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
             "what the CLI carried over from before a resume; taken off all figures here",
         ),
         _C("cost_basis", "category", "", "`list`, or `unknown`: the CLI took another model's prices"),
+    ),
+    "endpoint_usage": (
+        _RUN,
+        _C("time", "time", "UTC", "when the answer had been passed on"),
+        _MODEL,
+        _C("input_tokens", "int", "tokens", "as the answer says"),
+        _C(
+            "output_tokens",
+            "int",
+            "tokens",
+            "as the answer says; of one that was cut short, those up to there",
+        ),
+        _C(
+            "cache_write_5m_tokens",
+            "int",
+            "tokens",
+            "as the answer says; where it tells no kind, all of them",
+        ),
+        _C("cache_write_1h_tokens", "int", "tokens", "as the answer says"),
+        _C("cache_read_tokens", "int", "tokens", "as the answer says"),
+        _C("cost_usd", "usd", "USD", "at this package's prices; missing if there is no price, never 0"),
     ),
     "costs": (
         _RUN,

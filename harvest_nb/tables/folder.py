@@ -55,6 +55,8 @@ class Run:
     agents: dict[str, str] = field(default_factory=dict)
     """Sub-agent id by the id of the tool call that started it."""
     session_id: str | None = None
+    metered: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of its `endpoint.jsonl`."""
 
     @property
     def origin(self) -> datetime | None:
@@ -142,6 +144,10 @@ def _run_folder(path: Path, problems: Problems, follow_links: bool) -> tuple[Run
         mine.add(Problem(path / "stream.jsonl", "missing_file", "stream.jsonl is missing"))
     read = [_read(item, recording=True) for item in streams]
     run.story = _recorded([item for one in read for item in one.items], path / "stream.jsonl", mine)
+    for item in sorted(entries - outside):
+        if item.parent == path and plain_name(item) == "endpoint.jsonl":
+            content = read_content(item, mine)
+            run.metered += [line.value for line in values_in(item, content.data if content else b"", mine)]
     inside = sorted(item for item in entries - outside if item.parent != path)
     rows = [
         _read(item)

@@ -30,6 +30,7 @@ class Frames:
     tool_calls: pd.DataFrame
     usage: pd.DataFrame
     result_usage: pd.DataFrame
+    endpoint_usage: pd.DataFrame
     costs: pd.DataFrame
     problems: pd.DataFrame
 

@@ -16,6 +16,7 @@ from harvest_nb.tables.folder import Gathered, Run, gather
 from harvest_nb.tables.frames import Frames
 from harvest_nb.tables.items import Item
 from harvest_nb.tables.messages import block_rows, join, message_rows, place, record_row
+from harvest_nb.tables.metered import endpoint_rows, note_difference
 from harvest_nb.tables.problems import Problem, Problems
 from harvest_nb.tables.reconcile import EXPLAINED_BELOW, REASONS, Account, Reconciled, reconcile
 from harvest_nb.tables.results import Report, report, result_rows
@@ -173,9 +174,12 @@ class _Tabulation:
             "n_copied": len(copied),
             "resumed_from": Counter(copied.values()).most_common(1)[0][0] if copied else None,
         }
-        out["runs"].append(
-            run_row(run, counts, outcome, told, self.prices, not_final=len(not_final), owned=owned_usd)
-        )
+        row = run_row(run, counts, outcome, told, self.prices, not_final=len(not_final), owned=owned_usd)
+        metered = list(endpoint_rows(run, self.prices))
+        note_difference(run, metered, results, notes)
+        row["cost_endpoint_usd"] = total(one["cost_usd"] for one in metered) if metered else None
+        out["runs"].append(row)
+        out["endpoint_usage"].extend(metered)
         self.problems.add_all(notes)
 
     def _usage(

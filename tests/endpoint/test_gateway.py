@@ -7,11 +7,14 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from harvest_nb import load
 from harvest_nb.endpoint.open import check_spec
 from harvest_nb.errors import EndpointError
 from harvest_nb.sandbox.base import Provider
@@ -179,13 +182,157 @@ async def test_a_faulty_gateway(answer: Answer, status: str, reason: str, tmp_pa
     assert reason in str(result.reason)
 
 
-async def test_a_gateway_that_is_not_there(tmp_path: Path) -> None:
+async def test_a_gateway_that_is_not_there_is_named_before_a_sandbox_is_made(tmp_path: Path) -> None:
     async with foreign(sound) as (url, _):
         pass
-    plan = Setup(provider=HostProvider(), runs_dir=tmp_path, endpoint=url, options=PLAIN)
-    result = await run_session("hello", plan)
+    provider = HostProvider()
+    before = {info.id for info in await provider.list(all_namespaces=True)}
+    plan = Setup(provider=provider, runs_dir=tmp_path, endpoint=url, options=PLAIN)
+    with pytest.raises(EndpointError, match=re.escape(url)):
+        await run_session("hello", plan)
+    (about,) = [json.loads(path.read_text()) for path in tmp_path.glob("*/run.json")]
+    assert about["status"] == "error"
+    assert url in about["exit_reason"]
+    assert "sandbox_id" not in about
+    assert {info.id for info in await provider.list(all_namespaces=True)} <= before
+
+
+async def failing(writer: asyncio.StreamWriter, _: dict[str, Any]) -> None:
+    writer.write(head("500 Internal Server Error") + b'{"type": "error", "error": {"message": "no"}}')
+
+
+async def headers_without_end(writer: asyncio.StreamWriter, _: dict[str, Any]) -> None:
+    writer.write(head("200 OK", "text/event-stream", "x-more: " + "a" * 200_000))
+
+
+@pytest.mark.parametrize("answer", [failing, headers_without_end, reset])
+async def test_errors_name_the_gateway_and_no_port_of_the_sandbox(answer: Answer, tmp_path: Path) -> None:
+    async with foreign(answer) as (url, _):
+        plan = Setup(provider=HostProvider(), runs_dir=tmp_path, endpoint=url, options=PLAIN)
+        result = await run_session("hello", plan)
     assert result.status == "error"
-    assert "cannot be reached" in str(result.reason)
+    known = f"127.0.0.1:{httpx.URL(url).port}"
+    for text in (result.reason, result.text):
+        assert set(re.findall(r"127\.0\.0\.1:\d+", str(text))) <= {known}
+
+
+ASK = """
+token=$(tr '\\0' '\\n' < /proc/$PPID/environ | sed -n s/^CLAUDE_CODE_OAUTH_TOKEN=//p)
+curl -sS -o /dev/null -w '%{http_code} ' -H "authorization: Bearer $token" -H 'content-type: application/json' \\
+  -d '{"model": "claude-haiku-4-5", "messages": [], "max_tokens": 9}' "$ANTHROPIC_BASE_URL/v1/messages"
+"""
+
+
+def bash(model: str, command: str) -> bytes:
+    usage = {"input_tokens": 20, "output_tokens": 1, "cache_read_input_tokens": 3}
+    message: dict[str, Any] = {
+        "id": "msg_tool", "type": "message", "role": "assistant", "model": model, "content": [],
+        "stop_reason": None, "stop_sequence": None, "usage": usage,
+    }  # fmt: skip
+    call = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}}
+    given = json.dumps({"command": command, "description": "ask the model"})
+    return sse(
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": call},
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "input_json_delta", "partial_json": given},
+        },
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "tool_use"},
+            "usage": {**usage, "output_tokens": 9},
+        },
+        {"type": "message_stop"},
+    )
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["the CLI alone asks", "the agent asks too"])
+async def test_what_the_endpoint_counted_stands_beside_what_the_cli_reports(
+    asks: bool, provider: Provider, tmp_path: Path
+) -> None:
+    async def answer(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
+        first = asked["max_tokens"] != 9 and not any(
+            isinstance(part, dict) and part.get("type") == "tool_result"
+            for message in asked["messages"]
+            for part in message["content"]
+        )
+        body = bash(asked["model"], ASK if asks else "true") if first else hello(asked["model"])
+        writer.write(head("200 OK", "text/event-stream") + body)
+
+    options = replace(PLAIN, model="claude-sonnet-4-5", allowed_tools=["Bash"])
+    async with foreign(answer) as (url, _):
+        plan = Setup(provider=provider, runs_dir=tmp_path, endpoint=url, options=options)
+        result = await run_session("go", plan)
+    frames = load(result.check().folder)
+    (run,) = frames.runs.to_dict("records")
+    counted = frames.endpoint_usage
+    assert [time >= run["created"] for time in counted["time"]] == [True] * len(counted)
+    sonnet = counted[counted["model"] == "claude-sonnet-4-5"]
+    assert sonnet.filter(like="_tokens").to_numpy().tolist() == [[20, 9, 0, 0, 3], [11, 7, 0, 0, 0]]
+    found = [row.reason for row in frames.problems.itertuples()]
+    assert ("claude-haiku-4-5" in set(counted["model"])) == asks
+    assert found == (["endpoint_usage_differs"] if asks else [])
+    assert (run["cost_endpoint_usd"] > run["cost_usd"]) == asks
+    assert run["cost_endpoint_usd"] == sum(frames.endpoint_usage["cost_usd"])
+
+
+async def test_a_budget_bounds_what_the_agent_itself_asks(tmp_path: Path) -> None:
+    """The CLI stops its own requests at the budget; it does not see the others."""
+    answered = 0
+
+    async def answer(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
+        nonlocal answered
+        answered += 1
+        body = bash(asked["model"], ASK * 40) if asked["max_tokens"] != 9 else costly
+        writer.write(head("200 OK", "text/event-stream") + body)
+
+    # 0.7 USD each, at 5 USD for a million tokens.
+    costly = hello("claude-haiku-4-5").replace(b'"output_tokens": 7', b'"output_tokens": 140000')
+    options = replace(PLAIN, model="claude-sonnet-4-5", allowed_tools=["Bash"], max_budget_usd=2.0)
+    async with foreign(answer) as (url, _):
+        plan = Setup(provider=HostProvider(), runs_dir=tmp_path, endpoint=url, options=options)
+        result = await run_session("go", plan)
+    assert answered == 1 + 3
+    assert result.status == "error"
+    assert "max_budget_usd" in str(result.reason)
+
+
+async def test_a_live_run_keeps_its_token_outside_the_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    async def answer(writer: asyncio.StreamWriter, asked: dict[str, Any]) -> None:
+        if "tool_result" in (text := json.dumps(asked["messages"])):
+            shown.append(text)
+        body = (
+            hello(asked["model"])
+            if shown
+            else bash(asked["model"], "tr '\\0' '\\n' < /proc/$PPID/environ; env")
+        )
+        writer.write(head("200 OK", "text/event-stream") + body)
+
+    options = replace(PLAIN, allowed_tools=["Bash"])
+    async with foreign(answer) as (url, seen):
+        monkeypatch.setattr("harvest_nb.endpoint.open.ANTHROPIC", url)
+        plan = Setup(
+            provider=HostProvider(),
+            runs_dir=tmp_path,
+            endpoint="anthropic",
+            tokens={"CLAUDE_CODE_OAUTH_TOKEN": TOKEN},
+            options=options,
+        )
+        result = await run_session("go", plan)
+    assert result.check().text == "Hello from afar."
+    assert set(seen) == {f"Bearer {TOKEN}"}
+    assert "ANTHROPIC_BASE_URL" in shown[0]
+    assert TOKEN not in shown[0]
+    about = json.loads((result.folder / "run.json").read_text())
+    assert about["network"] == "none"
+    assert len(load(result.folder).endpoint_usage) == 2
 
 
 def test_what_is_no_endpoint() -> None:

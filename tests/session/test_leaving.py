@@ -213,7 +213,7 @@ async def killed_at_random(provider: Provider, runs: Path, chance: random.Random
     assert len(flagged) == (1 if rest else 0)
     assert frames.runs["status"].tolist() == ["died"]
     assert "killed" in set(frames.problems["reason"])
-    copy = shutil.copytree(folder, runs.with_name("copy"))
+    copy = shutil.copytree(folder, runs.with_name(f"{runs.name}-copy"))
     assert load(copy).runs["status"].tolist() == ["unknown"]
     async with asyncio.timeout(5):  # a relay learns of its desk's end a moment later
         while any(info.held for info in await provider.list({"harvest.run": folder.name})):

@@ -22,15 +22,15 @@ FLOORS: Mapping[int, tuple[tuple[str, ...], str]] = {
         "errors, settings, secrets, what is where, programs and locks of this machine",
     ),
     2: (
-        ("engine", "snapshot", "sandbox", "providers", "endpoint"),
-        "images; sandboxes behind one protocol; who answers",
+        ("engine", "snapshot", "sandbox", "providers", "endpoint", "prices"),
+        "images; sandboxes behind one protocol; who answers, and at which price",
     ),
     3: (
         ("checks", "memory", "repos", "daytona_local"),
         "the validation contract; the knowledge graph; a stand-in for Daytona",
     ),
     4: (("session",), "one live session: start, stream, cancel, record"),
-    5: (("tables", "prices"), "run folders and transcripts to typed frames"),
+    5: (("tables",), "run folders and transcripts to typed frames"),
     6: (("views",), "frames to charts, diagrams and live displays"),
     7: (
         ("api", "sessions", "notebooks", "sweep", "scheduler", "site"),
