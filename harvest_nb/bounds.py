@@ -26,6 +26,8 @@ class Bounds(BaseSettings):
     """One file that is read out of a sandbox, the memory store above all, or brought home from it."""
     artifact_bytes: int = Field(default=256 * _MIB, gt=0)
     """All the files of a session that are brought home together."""
+    artifact_files: int = Field(default=10_000, gt=0)
+    """How many they may be."""
     output_bytes: int = Field(default=48 * _MIB, gt=0)
     """Each of the two output streams of a command that is run in a sandbox to its end."""
     line_bytes: int = Field(default=32 * _MIB, gt=0)
@@ -35,7 +37,7 @@ class Bounds(BaseSettings):
     stderr_bytes: int = Field(default=16 * _MIB, gt=0)
     """A run's `stderr.log`; the rest is left out."""
     stream_bytes: int = Field(default=2048 * _MIB, gt=0)
-    """A run's `stream.jsonl`, and each file of the transcript that grows beside it; past it the run ends."""
+    """A run's `stream.jsonl`, past which the run ends, and the transcript that grows beside it."""
     request_bytes: int = Field(default=64 * _MIB, gt=0)
     """One request that a sandbox sends to its endpoint."""
     answer_bytes: int = Field(default=64 * _MIB, gt=0)

@@ -16,6 +16,7 @@ __all__ = [
     "is_plain",
     "leads_out",
     "open_regular",
+    "plain_part",
     "read_named",
     "read_regular",
     "regular_files",
@@ -100,6 +101,16 @@ def is_plain(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def plain_part(name: str) -> str:
+    """Return a file's name with percent-encoding for what cannot be printed, such as line breaks and escapes."""
+    return "".join(
+        part
+        if part.isprintable()
+        else "".join(f"%{byte:02X}" for byte in part.encode("utf-8", "surrogateescape"))
+        for part in name
+    )
 
 
 def regular_files(folder: Path) -> Iterator[Path]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import PurePosixPath
 from typing import IO
 
 from harvest_nb.bounds import bounds
+from harvest_nb.errors import RunFolderError
+from harvest_nb.files import plain_part
 from harvest_nb.sandbox.base import Sandbox
 from harvest_nb.session.folder import RunFolder
 
@@ -24,6 +25,7 @@ _PACK = (
     'find "$@" -type f -size +"$most"c >&2; '
     'find "$@" -type f ! -size +"$most"c -print0 | tar -cf - --no-recursion --null -T -'
 )
+_NAMED = 5  # how many files that are left out are named
 _SAID = 64 * 1024  # bytes of tar's and find's standard error that are looked at
 _CHANGED = 1  # tar's exit code when a file grew while it was read
 
@@ -32,13 +34,14 @@ async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: st
     """Copy the session's JSONL with its `subagents/` and `tool-results/` into `transcript/`.
 
     The CLI keeps them as `projects/<key of the working directory>/<session id>.jsonl` and
-    `…/<session id>/` under `CLAUDE_CONFIG_DIR`.
+    `…/<session id>/` under `CLAUDE_CONFIG_DIR`. `run.json` says in `transcript_whole` whether all of it is there.
     """
     if session_id is None:
         return
     projects, most = sandbox.home / ".claude" / "projects", bounds()
     program = ["sh", "-c", _PACK, "sh", str(projects), session_id, str(most.read_bytes)]
     process = await sandbox.spawn(program, cwd=sandbox.home)
+    missing: list[str] = []
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as packed:
         try:
             said, whole = await asyncio.gather(
@@ -50,20 +53,27 @@ async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: st
         except BaseException:
             await process.kill()
             raise
-        for name in said.decode("utf-8", "replace").splitlines():
-            folder.problem(
-                f"left out of the transcript, as larger than {most.read_bytes:,} bytes: {name[:200]}"
-            )
+        large = said.decode("utf-8", "replace").splitlines()
+        missing += [
+            f"{plain_part(name[:200])} is larger than {most.read_bytes:,} bytes" for name in large[:_NAMED]
+        ]
+        if len(large) > _NAMED:
+            missing.append(f"{len(large) - _NAMED} more files are too large")
         if not whole:
-            folder.note(
-                f"the transcript's files are larger than {most.artifact_bytes:,} bytes: the rest is left out"
+            missing.append(
+                f"its files are larger than {most.artifact_bytes:,} bytes (HARVEST_MAX_ARTIFACT_BYTES)"
             )
         elif code not in (0, _CHANGED):
-            folder.problem(f"the transcript was not packed whole: tar ended with {code}")
+            missing.append(f"tar ended with {code}")
         if packed.tell():
             packed.seek(0)
             # Redacting takes a while where tools said much, and other sessions go on meanwhile.
-            await asyncio.to_thread(_unpack, packed, folder, session_id)
+            missing += await asyncio.to_thread(
+                _unpack, packed, folder, session_id, most.artifact_files, broken=not whole
+            )
+    for what in missing:
+        folder.problem(f"the transcript was not collected whole: {what}")
+    folder.about["transcript_whole"] = not missing
 
 
 async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
@@ -82,23 +92,40 @@ async def _save(chunks: AsyncIterator[bytes], file: IO[bytes], most: int) -> boo
     return True
 
 
-def _unpack(packed: IO[bytes], folder: RunFolder, session_id: str) -> None:
-    with tarfile.open(fileobj=packed) as archive:
-        for entry in _entries(archive):
-            # Without the working directory's key; links and names that lead elsewhere are the sandbox's own affair.
-            parts = PurePosixPath(entry.name).parts[1:]
-            if not entry.isfile() or not parts or ".." in parts:
-                continue
-            if parts[0] in (session_id, f"{session_id}.jsonl"):
+def _unpack(packed: IO[bytes], folder: RunFolder, session_id: str, most: int, *, broken: bool) -> list[str]:
+    """Write the archive's files to `transcript/`, and return a sentence for each kind of file that could not be.
+
+    Args:
+        most: how many files at most.
+        broken: whether it is known that the archive breaks off.
+    """
+    failures: list[str] = []
+    written = 0
+    try:
+        with tarfile.open(fileobj=packed) as archive:
+            for entry in archive:
+                # Without the working directory's key; links and names that lead elsewhere are left out.
+                parts = PurePosixPath(entry.name).parts[1:]
+                if not entry.isfile() or not parts or ".." in parts:
+                    continue
+                if parts[0] not in (session_id, f"{session_id}.jsonl"):
+                    continue
+                if written == most:
+                    failures.append(f"it has more than {most:,} files (HARVEST_MAX_ARTIFACT_FILES)")
+                    break
+                written += 1
                 content = archive.extractfile(entry)
                 assert content is not None
-                folder.put("/".join(("transcript", *parts)), content.read())
-
-
-def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the entries of an archive that may break off: those that are whole."""
-    with contextlib.suppress(tarfile.ReadError):
-        yield from archive
+                try:
+                    folder.put("/".join(("transcript", *map(plain_part, parts))), content.read())
+                except RunFolderError as error:  # one file's trouble is not the others'
+                    failures.append(error.message)
+    except tarfile.ReadError as error:
+        if not broken:
+            failures.append(f"what tar sent cannot be read: {error}")
+    if len(failures) > _NAMED:
+        failures[_NAMED:] = [f"{len(failures) - _NAMED} more files could not be written"]
+    return failures
 
 
 async def collect_memory(sandbox: Sandbox, folder: RunFolder, when: str) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,9 @@ class RunFolder:
         self._replace(self.path / name, text.encode("utf-8", "surrogateescape"))
 
     def _replace(self, target: Path, data: bytes) -> None:
-        temporary = target.with_name(f".{target.name}")
+        temporary = target.with_name(
+            f".{secrets.token_hex(8)}"
+        )  # a name may already be as long as names can be
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)
@@ -177,16 +179,18 @@ class RunFolder:
             raise self._unwritable(error) from error
 
     def finish(self, **changes: Any) -> None:
-        """Write how the run ended and close the files; a disk that is full has kept room for that."""
+        """Write how the run ended and close the files; a disk that is full has kept room for that.
+
+        Raises:
+            RunFolderError: `run.json` cannot be written, and says that the run goes on.
+        """
         try:
             self._make_room()
             # A network disk may not know the file any more; one that is closed says nothing.
             with contextlib.suppress(OSError, ValueError):
                 if os.fstat(self._stream.fileno()).st_nlink == 0:
                     changes["exit_reason"] = f"{changes.get('exit_reason') or 'ended'}; {_REMOVED}"
-            # Whatever else keeps it from being written has been reported by the write that met it first.
-            with contextlib.suppress(RunFolderError):
-                self.save(**changes)
+            self.save(**changes)
         finally:
             self.close()
 
@@ -212,13 +216,14 @@ def is_written(folder: Path) -> bool:
         return False  # it cannot be opened, or its disk knows no locks
 
 
-def entries_of(path: Path, *, below: Path | None = None) -> list[dict[str, Any]]:
+def entries_of(
+    path: Path, *, below: Path | None = None, on_bad: Callable[[int], None] = lambda line: None
+) -> list[dict[str, Any]]:
     """Return the JSON objects of a file of lines, none if there is no such file.
-
-    A line that cannot be read is left out: its writer was killed while writing it.
 
     Args:
         below: see `harvest_nb.files.open_regular`.
+        on_bad: called with the number, from 1, of each line that cannot be read and is left out.
 
     Raises:
         OSError: it cannot be read, or leads out of `below`.
@@ -228,13 +233,16 @@ def entries_of(path: Path, *, below: Path | None = None) -> list[dict[str, Any]]
     except FileNotFoundError:
         return []
     found = []
-    for line in data.split(b"\n"):
+    for number, line in enumerate(data.split(b"\n"), start=1):
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            on_bad(number)
             continue
         if isinstance(entry, dict):
             found.append(entry)
+        elif entry is not None:
+            on_bad(number)
     return found
 
 

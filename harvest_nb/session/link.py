@@ -123,7 +123,10 @@ class CLILink:
             before, now = await counting, await self._oom_kills()
             if before is not None and now is not None and now > before:
                 return SessionError("The claude CLI was ended, as its sandbox ran out of memory", code=137)
-        return cause if isinstance(cause, HarvestError) else SessionError(f"{type(cause).__name__}: {cause}")
+        if isinstance(cause, HarvestError):
+            return cause
+        # Whatever runs in the sandbox as the CLI's user can write lines of its own into the CLI's output.
+        return SessionError(f"The claude CLI sent what cannot be read ({type(cause).__name__}: {cause})")
 
     async def _oom_kills(self) -> int | None:
         """How many processes of the sandbox the kernel has ended for want of memory; None where nobody can say."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from claude_agent_sdk import ClaudeAgentOptions, SessionStore, __version__
 from harvest_nb.bounds import bounds
 from harvest_nb.endpoint import Endpoint, Scenario, open_endpoint
 from harvest_nb.endpoint.open import check_listening, check_spec, recorded_model
-from harvest_nb.errors import EngineError, SandboxError, SandboxGone, SessionError, TokenError
+from harvest_nb.errors import EngineError, RunFolderError, SandboxError, SandboxGone, SessionError, TokenError
 from harvest_nb.redact import Redactor, all_secrets
 from harvest_nb.sandbox.base import Limits, Provider, Sandbox
 from harvest_nb.sandbox.pool import Relabelling
@@ -42,6 +43,7 @@ __all__ = ["DEFAULT_MODEL", "LIVE", "Setup", "open_session"]
 
 DEFAULT_MODEL = "claude-sonnet-4-5"
 LIVE = "anthropic"
+_log = logging.getLogger(__name__)
 _COLLECT_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
 
@@ -202,6 +204,7 @@ def _folder(setup: Setup, prompt: str, redactor: Redactor) -> RunFolder:
             "endpoint": check_spec(setup.endpoint),
             "model": setup.options.model,
             "sdk_version": __version__,
+            "transcript_whole": False,
             "parameters": dict(setup.parameters),
         },
     )
@@ -254,14 +257,18 @@ async def _session(
     if past is not None:
         past = await asyncio.to_thread(claimed, past, folder.path)
         folder.save(resumed_from=past.about())
-        for note in past.left_out:
-            folder.note(f"of run {past.run_id}: {note}")
+        for note in past.notes:
+            folder.problem(f"resumed from run {past.run_id}: {note}")
+            _log.warning("Resuming run %s: %s", past.run_id, note)  # before the first prompt costs anything
         await put_back(sandbox, past)
     await collect_memory(sandbox, folder, "before")
     env, endpoint = await _endpoint(stack, sandbox, prompt, setup, folder)
     options = await sdk_options(sandbox, setup.options, tuple(setup.tokens))
     store = TranscriptStore(
-        folder.path / "transcript", await project_key(sandbox), redact=lambda text: folder.redactor.text(text)
+        folder.path / "transcript",
+        await project_key(sandbox),
+        redact=lambda text: folder.redactor.text(text),
+        on_problem=folder.problem,
     )
     options.session_store = cast("SessionStore", store)  # without the summaries, which are optional
     options.session_store_flush = "eager"
@@ -347,13 +354,18 @@ def _finish(folder: RunFolder, session: Session | None, ended: tuple[str, str | 
         ended = (results[-1].status, results[-1].reason)
     status, reason = ended or ("success", "closed without a prompt")
     told = [result.num_turns for result in results if result.num_turns is not None]
-    folder.finish(
-        status=status,
-        exit_reason=reason,
-        ended=now(),
-        num_turns=sum(told) if told else None,
-        total_cost_usd=session.cost_usd if session is not None else None,
-    )
+    try:
+        folder.finish(
+            status=status,
+            exit_reason=reason,
+            ended=now(),
+            num_turns=sum(told) if told else None,
+            total_cost_usd=session.cost_usd if session is not None else None,
+        )
+    except RunFolderError as error:
+        if status == "success":
+            raise
+        _log.error("%s", error)  # what ended the run is raised
 
 
 async def _endpoint(

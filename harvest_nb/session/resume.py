@@ -53,13 +53,12 @@ class Past:
     session_id: str
     fork: bool = False
     at: str | None = None
-    left_out: tuple[str, ...] = ()
-    """What of the folder is not handed on, a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What the model will not see, or not as it was, a sentence each."""
 
     def about(self) -> dict[str, Any]:
         """What `run.json` says of it."""
-        about = {"run_id": self.run_id, "session_id": self.session_id, "forked": self.fork, "at": self.at}
-        return about | ({"left_out": list(self.left_out)} if self.left_out else {})
+        return {"run_id": self.run_id, "session_id": self.session_id, "forked": self.fork, "at": self.at}
 
 
 def find_past(
@@ -83,8 +82,9 @@ def find_past(
             f"{folder / 'run.json'} names no session that can be gone on with: {str(session_id)[:100]!r} is no UUID",
             hint="take the run's folder from where it was recorded",
         )
+    gaps: list[str] = []
     try:
-        said = main_thread(folder, session_id) if session_id else []
+        said = main_thread(folder, session_id, gaps.append) if session_id else []
     except OSError as error:
         raise RunFolderError(f"Cannot read run {folder.name}: {error.filename}: {error.strerror}") from error
     if session_id is None or not said:
@@ -97,7 +97,8 @@ def find_past(
             f"Run {folder.name} holds no message {at} to go on from",
             hint="the column `uuid` of `load(…).messages` has the messages' UUIDs",
         )
-    return Past(folder, str(about["run_id"]), session_id, fork, at, tuple(_left_out(folder)))
+    notes = (*gaps, *_left_out(folder), *_unfinished(folder, about, session_id))
+    return Past(folder, str(about["run_id"]), session_id, fork, at, notes)
 
 
 def _find(run: Path | str, runs_dir: Path) -> Path:
@@ -144,6 +145,22 @@ def _left_out(folder: Path) -> Iterator[str]:
         for path in (place, *sorted(place.rglob("*"))):
             if path.is_symlink() or not (is_plain(path) or path.is_dir() or not path.exists()):
                 yield f"{path.relative_to(folder)} is no regular file and is left out"
+
+
+def _unfinished(folder: Path, about: dict[str, Any], session_id: str) -> Iterator[str]:
+    """Yield a sentence for each part of a run that did not come home whole, sub-agents and memory."""
+    if about.get("transcript_whole") is False and (folder / "transcript" / session_id).is_dir():
+        yield "its transcript was not collected whole: sub-agents' messages and tools' long results may be missing"
+    for path in regular_files(folder / "transcript" / session_id):
+        bad: list[int] = []
+        if path.suffix == ".jsonl":
+            entries_of(path, on_bad=bad.append)
+        if bad:
+            yield f"{path.relative_to(folder)} cannot be read in {len(bad)} of its lines"
+    if not is_plain(folder / "memory.after.jsonl"):
+        before = is_plain(folder / "memory.before.jsonl")
+        which = "the one from before the run" if before else "a new sandbox's own"
+        yield f"its memory graph was not collected: {which} is used"
 
 
 def claimed(past: Past, by: Path) -> Past:
@@ -271,9 +288,10 @@ async def put_back(sandbox: Sandbox, past: Past) -> None:
     packed = await asyncio.to_thread(_pack, past.folder, past.session_id)
     unpack = 'mkdir -p "$1" && tar -C "$1" -xf -'
     (await sandbox.run(["sh", "-c", unpack, "sh", base], input=packed, cwd=sandbox.home)).check()
-    memory = past.folder / "memory.after.jsonl"
-    if is_plain(memory):
-        await sandbox.write(sandbox.memory_file, await asyncio.to_thread(read_regular, memory))
+    for memory in (past.folder / "memory.after.jsonl", past.folder / "memory.before.jsonl"):
+        if is_plain(memory):
+            await sandbox.write(sandbox.memory_file, await asyncio.to_thread(read_regular, memory))
+            break
 
 
 def _pack(folder: Path, session_id: str) -> bytes:

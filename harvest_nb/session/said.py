@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,36 @@ from harvest_nb.session.folder import entries_of
 __all__ = ["main_thread"]
 
 
-def main_thread(folder: Path, session_id: str) -> list[dict[str, Any]]:
-    """The transcript's entries, main thread only, as the CLI keeps them; empty if nothing was said.
+def main_thread(
+    folder: Path, session_id: str, on_gap: Callable[[str], None] = lambda gap: None
+) -> list[dict[str, Any]]:
+    """Return the transcript's entries, main thread only, as the CLI keeps them; empty if nothing was said.
 
-    The CLI mirrors a message a moment after it has sent it. Where the desk or the CLI was killed in that moment, the
-    stream holds what the transcript lacks; it comes after it, each message as the child of the one before.
+    The CLI mirrors a message a moment after it has sent it. Where the desk or the CLI was killed in that moment, or
+    the transcript could not be written, the stream holds what the transcript lacks; it comes after it, each message
+    as the child of the one before.
+
+    Args:
+        on_gap: called with a sentence for each part of the conversation that is not there as the CLI wrote it.
     """
-    kept = entries_of(folder / "transcript" / f"{session_id}.jsonl", below=folder)
+    name = f"transcript/{session_id}.jsonl"
+    bad: list[int] = []
+    kept = entries_of(folder / name, below=folder, on_bad=bad.append)
+    if bad:
+        lines = ", ".join(map(str, bad[:10])) + (" …" if len(bad) > 10 else "")
+        on_gap(f"{name} cannot be read in {len(bad)} of its lines ({lines}): the model will not see them")
     about = json.loads(read_regular(folder / "run.json", below=folder))
-    if about["status"] not in ("running", "died"):
+    whole = about.get("transcript_whole")
+    if whole is True or (whole is None and about["status"] not in ("running", "died")):
         return kept
     known = {entry["uuid"] for entry in kept if "uuid" in entry}
     parent = next((entry["uuid"] for entry in reversed(kept) if entry.get("uuid")), None)
-    for line in _unwritten(folder, known):
+    unwritten = _unwritten(folder, known)
+    if unwritten:
+        on_gap(
+            f"{name} lacks the last {len(unwritten)} messages: the model will see them as stream.jsonl has them"
+        )
+    for line in unwritten:
         message = line["message"]
         kept.append(
             {
@@ -45,7 +63,7 @@ def main_thread(folder: Path, session_id: str) -> list[dict[str, Any]]:
 
 
 def _unwritten(folder: Path, known: set[str]) -> list[dict[str, Any]]:
-    """The stream's last messages, of those that a transcript keeps, from the first on that it does not have."""
+    """Return the stream's last messages, of those that a transcript keeps, from the first on that it does not have."""
     found: list[dict[str, Any]] = []
     for line in entries_of(folder / "stream.jsonl", below=folder):
         match line:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from harvest_nb.session.turn import Prompted, died
 
 __all__ = ["Session"]
 
+_log = logging.getLogger(__name__)
 _PROTOCOL = {"control_request", "control_response", "control_cancel_request"}
 _STOP_SECONDS = 1.5  # for the CLI to answer an interrupt; then it is ended, which takes milliseconds
 
@@ -307,11 +309,12 @@ class Session:
         link = self._link
         # Before `init` the CLI takes no notice of an interrupt, and one that does not answer is ended.
         if link is not None and link.alive and turn.init is not None and not turn.over.done():
-            # Whatever goes wrong with the question, the turn is stopped below; the SDK raises bare Exceptions here.
-            with contextlib.suppress(Exception):
+            try:
                 async with asyncio.timeout(_STOP_SECONDS):
                     await link.client.interrupt()
                     await asyncio.wait([turn.over])
+            except Exception as error:  # noqa: BLE001 - the SDK raises bare ones; the turn is stopped below
+                _log.debug("the CLI did not answer an interrupt: %r", error)
         if not turn.over.done():
             # Done first: the end of the CLI would count as an error.
             turn.finish()
@@ -353,9 +356,12 @@ class Session:
             messages=turn.messages,
         )
         self.results.append(result)
-        # A disk that is full has been reported by the write that met it first.
-        with contextlib.suppress(RunFolderError):
+        try:
             self._save_ledger()
+        except (
+            RunFolderError
+        ) as error:  # the disk may have room again when the run ends, and has some kept for it
+            self.folder.problem(f"what a prompt came to could not be written at once: {error.message}")
         return result
 
     def take_on(self, results: Sequence[RunResult]) -> None:

@@ -220,6 +220,8 @@ class Prompted:
             said += self._advice(outcome.api_error_status)
             # A request that failed ends in a result of the subtype `success`.
             return "error", said if outcome.subtype == "success" else f"{outcome.subtype}: {said}"
+        if outcome.stop_reason == "pause_turn":
+            return "error", "the model paused its turn (pause_turn), and the CLI did not ask it to go on"
         # A command of the CLI's own, such as /compact, takes no turn and says nothing.
         if outcome.num_turns and not (outcome.result or outcome.structured_output or self._answered):
             return "error", "the endpoint's answers had no content"
