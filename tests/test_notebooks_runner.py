@@ -93,6 +93,14 @@ def test_a_parameters_cell_that_cannot_be_relied_on_is_an_error(name, says):
         parameters(book(name))
 
 
+def test_a_notebook_that_names_no_kernel_is_an_error(tmp_path):
+    notebook = nbformat.read(book("fine"), as_version=4)
+    del notebook.metadata["kernelspec"]
+    nbformat.write(notebook, tmp_path / "fine.ipynb")
+    with pytest.raises(NotebookError, match="kernel"):
+        parameters(tmp_path / "fine.ipynb")
+
+
 @pytest.mark.parametrize(
     ("given", "parameter", "expected"),
     [

@@ -110,7 +110,14 @@ def parameters(path: Path) -> tuple[Parameter, ...]:
     if len(cells) > 1:
         raise NotebookError(f"{path} has {len(cells)} cells tagged `parameters`, not one", notebook=path.stem)
     written = _assigned(path, cells[0].source)
-    seen = inspect_notebook(path)
+    try:
+        seen = inspect_notebook(path)
+    except ValueError as error:  # papermill knows by the kernel how to read the cell
+        raise NotebookError(
+            f"The parameters of {path} cannot be read: {error}",
+            hint="choose a kernel for it in Jupyter and save it",
+            notebook=path.stem,
+        ) from error
     if list(seen) != list(written):
         missed = sorted(set(written) ^ set(seen))
         raise NotebookError(
