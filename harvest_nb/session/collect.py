@@ -106,9 +106,8 @@ def _unpack(packed: IO[bytes], folder: RunFolder, session_id: str, most: int, *,
             for entry in archive:
                 # Without the working directory's key; links and names that lead elsewhere are left out.
                 parts = PurePosixPath(entry.name).parts[1:]
-                if not entry.isfile() or not parts or ".." in parts:
-                    continue
-                if parts[0] not in (session_id, f"{session_id}.jsonl"):
+                ours = parts == (f"{session_id}.jsonl",) or (len(parts) > 1 and parts[0] == session_id)
+                if not entry.isfile() or not ours or ".." in parts:
                     continue
                 if written == most:
                     failures.append(f"it has more than {most:,} files (HARVEST_MAX_ARTIFACT_FILES)")

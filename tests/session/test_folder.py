@@ -20,22 +20,25 @@ def in_the_way(path: Path) -> None:
     path.mkdir()
 
 
-def test_a_file_that_cannot_be_written_or_cleared_away_is_reported_as_any_other(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_as_any_other(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, Redactor(), {})
-    in_the_way(folder.path / ".run.json")
+    in_the_way(folder.path / "memory.after.jsonl")
     with pytest.raises(RunFolderError, match="Cannot write to run folder"):
-        folder.save(x=1)
+        folder.put("memory.after.jsonl", b"{}")
     folder.close()
+    assert {path.name for path in folder.path.glob(".*")} == set()
 
 
-def test_a_folder_whose_end_cannot_be_written_is_let_go_all_the_same(tmp_path: Path) -> None:
+def test_a_folder_whose_end_cannot_be_written_is_let_go_and_says_so(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, Redactor(), {})
-    for name in (".run.json", ".reserve"):
+    kept = (folder.path / "run.json").rename(folder.path / "kept.json")
+    for name in ("run.json", ".reserve"):
         in_the_way(folder.path / name)
     assert is_written(folder.path)
-    folder.finish(status="cancelled", exit_reason="cancelled from the desk")
+    with pytest.raises(RunFolderError, match="Cannot write to run folder"):
+        folder.finish(status="cancelled", exit_reason="cancelled from the desk")
     assert not is_written(folder.path)
-    assert about(folder.path)["status"] == "running"
+    assert json.loads(kept.read_text())["status"] == "running"
 
 
 def test_what_was_removed_during_a_run_is_told_at_its_end(tmp_path: Path) -> None:

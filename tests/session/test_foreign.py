@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from harvest_nb.endpoint.messages import Block, Text, ToolUse
 from harvest_nb.endpoint.scripted import Conversation
@@ -107,23 +105,3 @@ async def test_the_list_of_who_went_on_is_no_link(host_run: Path, tmp_path: Path
     )
     assert result.ok
     assert profile.read_text() == "untouched"
-
-
-OUTSIDE = st.one_of(
-    st.sampled_from(["../../x", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "a\0b", "a\nb", "x" * 300, "*"]),
-    st.text(max_size=40),
-    st.integers(),
-    st.none(),
-    st.lists(st.text(), max_size=2),
-)
-
-
-@given(OUTSIDE)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-def test_a_session_id_that_is_no_uuid_is_refused(host_run: Path, tmp_path: Path, ident: object) -> None:
-    folder = tmp_path / "foreign"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(host_run, folder)
-    (folder / "run.json").write_text(json.dumps(about(folder) | {"session_id": ident}))
-    with pytest.raises(RunFolderError):
-        find_past(folder)
