@@ -5,14 +5,19 @@ Each bound can be set by an environment variable, `HARVEST_MAX_` and its name in
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from harvest_nb.errors import SettingsError
 
-__all__ = ["Bounds", "bounds"]
+__all__ = ["Bounds", "bounds", "json_within"]
 
 _MIB = 1024**2
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 class Bounds(BaseSettings):
@@ -33,14 +38,16 @@ class Bounds(BaseSettings):
     line_bytes: int = Field(default=32 * _MIB, gt=0)
     """One line of the CLI, which is one message."""
     unread_bytes: int = Field(default=128 * _MIB, gt=0)
-    """What a process in a sandbox has printed and nobody has taken yet."""
+    """What the processes and connections of a sandbox have sent and nobody has taken yet."""
     stderr_bytes: int = Field(default=16 * _MIB, gt=0)
     """A run's `stderr.log`; the rest is left out."""
     stream_bytes: int = Field(default=2048 * _MIB, gt=0)
     """A run's `stream.jsonl`, past which the run ends, and the transcript that grows beside it."""
-    request_bytes: int = Field(default=64 * _MIB, gt=0)
-    """One request that a sandbox sends to its endpoint."""
-    answer_bytes: int = Field(default=64 * _MIB, gt=0)
+    json_values: int = Field(default=1_000_000, gt=0)
+    """Values in one message or request, for each takes some hundred bytes of memory."""
+    request_bytes: int = Field(default=32 * _MIB, gt=0)
+    """One request that a sandbox sends to its endpoint; twice that, all of those that are being answered."""
+    answer_bytes: int = Field(default=32 * _MIB, gt=0)
     """One answer of an endpoint elsewhere."""
     connections: int = Field(default=64, gt=0)
     """Connections from a sandbox to its endpoint at one time; others are closed at once."""
@@ -63,3 +70,22 @@ def bounds() -> Bounds:
     except ValidationError as error:
         names = ", ".join(f"HARVEST_MAX_{str(item['loc'][0]).upper()}" for item in error.errors())
         raise SettingsError(f"Cannot use the value of {names}", hint="give a positive number") from None
+
+
+def json_within(data: bytes, most: int) -> Any:
+    """Return what JSON text says, unless it holds more than `most` values: brackets alone take 30 times their size.
+
+    Raises:
+        ValueError: it is no JSON, or holds more.
+    """
+    if _marks(data) > most and (data.count(b'"') > 2 * most or _marks(_STRING.sub(b"", data)) > most):
+        raise ValueError(f"more than {most:,} values (HARVEST_MAX_JSON_VALUES)")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("values that are nested too deeply") from None
+
+
+def _marks(data: bytes) -> int:
+    """Return how many values JSON text holds at most."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -19,8 +19,6 @@ __all__ = ["Agent", "Conversation", "own_words", "text_of", "tool_results", "wit
 Agent = Literal["main", "sub", "side", "compact"]
 """Who asks: the session itself, a sub-agent, a side request without tools (a title, say), a compaction."""
 
-_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
-_NOTIFICATION = re.compile(r"<task-notification>(.*?)</task-notification>", re.DOTALL)
 # Texts that the CLI writes into the user's messages (2.1.330, seen).
 _CLI_TEXTS = re.compile(
     r"\s*(?:Tool loaded\.\s*$|\[Request interrupted by user|\[SYSTEM NOTIFICATION|<task-notification>"
@@ -49,9 +47,25 @@ def tool_results(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [b for b in content if b.get("type") == "tool_result"] if isinstance(content, list) else []
 
 
+def _elements(text: str, name: str) -> Iterator[tuple[int, int]]:
+    """Yield where each `<name>…</name>` begins and ends; in linear time, as no regular expression would."""
+    first, last = f"<{name}>", f"</{name}>"
+    end = 0
+    while (start := text.find(first, end)) >= 0 and (close := text.find(last, start)) >= 0:
+        end = close + len(last)
+        yield start, end
+
+
 def without_reminders(text: str) -> str:
-    """`text` without the CLI's reminders."""
-    return _REMINDER.sub("", text)
+    """Return `text` without the CLI's reminders."""
+    parts: list[str] = []
+    end = 0
+    for start, after in _elements(text, "system-reminder"):
+        parts.append(text[end:start])
+        end = after
+        while end < len(text) and text[end].isspace():
+            end += 1
+    return "".join([*parts, text[end:]])
 
 
 def own_words(text: str) -> str:
@@ -67,12 +81,45 @@ def _texts(message: Mapping[str, Any]) -> list[str]:
     return [block["text"] for block in content if block.get("type") == "text"]
 
 
+def _is_request(body: Any) -> bool:
+    """Return whether the parts of a request that are read here have their types."""
+    match body:
+        case {"model": str(), "messages": [_, *_] as messages, **rest}:
+            tools = rest.get("tools") or []
+            named = isinstance(tools, list) and all(
+                isinstance(tool, dict) and isinstance(tool.get("name"), str) for tool in tools
+            )
+            return named and all(map(_is_message, messages))
+    return False
+
+
+def _is_message(message: Any) -> bool:
+    match message:
+        case {"role": str(), "content": str()}:
+            return True
+        case {"role": str(), "content": list() as blocks}:
+            return all(
+                isinstance(block, dict)
+                and (block.get("type") != "text" or isinstance(block.get("text"), str))
+                for block in blocks
+            )
+    return False
+
+
 @dataclass(frozen=True)
 class Conversation:
-    """One request: its body and its headers (names in lower case)."""
+    """One request: its body and its headers (names in lower case).
+
+    Raises:
+        ValueError: the body is no request of the Messages API.
+    """
 
     body: dict[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _is_request(self.body):
+            raise ValueError("no request of the Messages API")
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -198,4 +245,9 @@ class Conversation:
     @property
     def notifications(self) -> list[str]:
         """What background tasks reported in the last message."""
-        return [found for text in _texts(self.messages[-1]) for found in _NOTIFICATION.findall(text)]
+        first, last = len("<task-notification>"), len("</task-notification>")
+        return [
+            text[start + first : end - last]
+            for text in _texts(self.messages[-1])
+            for start, end in _elements(text, "task-notification")
+        ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from harvest_nb.bounds import bounds, json_within
 
 __all__ = ["COUNTS", "Meter"]
 
@@ -34,6 +35,7 @@ class Meter:
         self, count: Callable[[str, Mapping[str, int]], None], asked: str, *, streamed: bool
     ) -> None:
         self._count, self._model, self._streamed = count, asked, streamed
+        self._most = bounds().json_values
         self._rest = bytearray()
         self._skips = False
         self._usage: dict[str, int] = {}
@@ -61,8 +63,8 @@ class Meter:
 
     def _event(self, text: bytes) -> None:
         try:
-            said: Any = json.loads(text)
-        except (ValueError, RecursionError):
+            said: Any = json_within(text, self._most)
+        except ValueError:
             return  # the CLI, which reads the same bytes, says what is wrong with it
         if not isinstance(said, dict):
             return

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import ipaddress
 import itertools
-import json
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from http.cookiejar import DefaultCookiePolicy
 
@@ -29,7 +29,7 @@ from harvest_nb.endpoint.endpoint import Endpoint, Kind
 from harvest_nb.endpoint.messages import error_body
 from harvest_nb.endpoint.metering import Meter
 from harvest_nb.endpoint.scripted import is_bearer
-from harvest_nb.endpoint.server import serve
+from harvest_nb.endpoint.server import body_of, serve
 from harvest_nb.endpoint.streaming import CutShort, Piece, Streamed, client_left
 
 __all__ = ["Keep", "Keeper", "PassedOn", "is_here", "passing_on"]
@@ -75,6 +75,7 @@ class _Proxy:
     ) -> None:
         self.endpoint, self._client, self._token, self._keeper = endpoint, client, token, keeper
         self._budget = budget
+        self._kept: Counter[str] = Counter()
         self._numbers = itertools.count()
 
     async def handle(self, request: Request) -> Response:
@@ -87,11 +88,15 @@ class _Proxy:
             self.endpoint.note(request.method, path, 404, "not passed on")
             return JSONResponse(error_body("not_found_error", "only the Messages API is passed on"), 404)
         try:
-            content = await request.body()
+            content, body = await body_of(request) if request.method == "POST" else (b"", None)
         except ClientDisconnect:
             self.endpoint.note(request.method, path, None, "the client left in mid-request")
             return Response(status_code=499)
-        is_message = path == "/v1/messages" and request.method == "POST" and _is_json(content)
+        except ValueError as error:
+            self.endpoint.note(request.method, path, 400, f"no request body: {error}")
+            return JSONResponse(error_body("invalid_request_error", f"the body cannot be read: {error}"), 400)
+        asked = body if path == "/v1/messages" and isinstance(body, dict) else None
+        is_message = asked is not None
         if is_message and self._budget is not None and self._budget.is_spent:
             why = f"the session's budget of {self._budget.most} USD is spent (max_budget_usd)"
             self.endpoint.failures.append(why)
@@ -139,10 +144,10 @@ class _Proxy:
         keep = self._keeper(number, request, content, answer) if is_message else _forget
         headers_given = httpx.Headers(answer.headers.raw, encoding="latin-1").items()
         meter = None
-        if is_message and answer.is_success:
+        if asked is not None and answer.is_success:
             streamed = "text/event-stream" in answer.headers.get("content-type", "")
-            meter = Meter(self._count, str(json.loads(content).get("model")), streamed=streamed)
-        passed = PassedOn(answer, keep, self._too_long, meter)
+            meter = Meter(self._count, str(asked.get("model")), streamed=streamed)
+        passed = PassedOn(answer, keep, self._too_long, meter, self._kept)
         return Streamed(
             passed.pieces(),
             status=answer.status_code,
@@ -178,13 +183,6 @@ class _Proxy:
             await asyncio.gather(asking, leaving, return_exceptions=True)
 
 
-def _is_json(content: bytes) -> bool:
-    try:
-        return isinstance(json.loads(content), dict)
-    except ValueError:
-        return False
-
-
 def _forget(_chunks: list[tuple[float, bytes]], _ending: str) -> None:
     pass
 
@@ -206,23 +204,33 @@ class PassedOn:
     Args:
         too_long: told the limit when the answer is longer, which cuts it.
         meter: counts what the answer says that it used.
+        kept: how many bytes of all answers are kept at the moment, for a recording; it may be twice one answer's limit.
     """
 
     def __init__(
-        self, answer: httpx.Response, keep: Keep, too_long: Callable[[int], None], meter: Meter | None = None
+        self,
+        answer: httpx.Response,
+        keep: Keep,
+        too_long: Callable[[int], None],
+        meter: Meter | None = None,
+        kept: Counter[str] | None = None,
     ) -> None:
         self._answer, self._keep, self._too_long, self._meter = answer, keep, too_long, meter
+        self._kept = Counter() if kept is None else kept
+        self._size = 0
         self._chunks: list[tuple[float, bytes]] = []
         self._ending = "left"
         self._closed = False
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """The answer's body as it comes; closes it at its end."""
-        start, size, most = time.monotonic(), 0, bounds().answer_bytes
+        start, most = time.monotonic(), bounds().answer_bytes
         try:
             async for data in self._answer.aiter_bytes():
-                size += len(data)
-                if size > most:
+                self._size += len(data)
+                if self._keep is not _forget:
+                    self._kept["bytes"] += len(data)
+                if self._size > most or self._kept["bytes"] > 2 * most:
                     self._ending = "cut"
                     self._too_long(most)
                     raise CutShort
@@ -248,6 +256,8 @@ class PassedOn:
         try:
             self._keep(self._chunks, self._ending)
         finally:
+            if self._keep is not _forget:
+                self._kept["bytes"] -= self._size
             with contextlib.suppress(httpx.HTTPError, OSError):  # its connection is dropped all the same
                 await asyncio.shield(self._answer.aclose())
 

@@ -104,32 +104,33 @@ async def recording(
     writer = Writer(path, Redactor({**secrets_given, "UPSTREAM_TOKEN": token, "ENDPOINT_SECRET": secret}))
     failures = behind.failures if behind is not None else []
 
+    # The run goes on, and ends with what could not be recorded as its reason.
+    def lost(error: Exception) -> None:
+        if isinstance(error, OSError):
+            failures.append(f"Cannot write cassette {path}: {error.strerror}")
+        else:
+            what = writer.clean(f"{type(error).__name__}: {error}")
+            failures.append(f"Cannot record an exchange to {path}: {what}")
+
     def keeper(number: int, request: Request, content: bytes, answer: httpx.Response) -> Keep:
-        c = Conversation(json.loads(content), dict(request.headers))
-        here = places.with_values(session=c.session, agent=c.agent_id)
+        try:
+            c = Conversation(json.loads(content), dict(request.headers))
+            here = places.with_values(session=c.session, agent=c.agent_id)
 
-        def clean(text: str) -> str:
-            return here.to_marks(writer.clean(text))
+            def clean(text: str) -> str:
+                return here.to_marks(writer.clean(text))
 
-        # The run goes on, and ends with what could not be recorded as its reason.
-        def lost(error: Exception) -> None:
-            if isinstance(error, OSError):
-                failures.append(f"Cannot write cassette {path}: {error.strerror}")
-            else:
-                what = writer.clean(f"{type(error).__name__}: {error}")
-                failures.append(f"Cannot record an exchange to {path}: {what}")
+            view = view_of(c, clean)
+        except Exception as error:  # noqa: BLE001 - who asks says what they like
+            lost(error)
+            return lambda _chunks, _ending: None
 
         def keep(chunks: list[tuple[float, bytes]], ending: str) -> None:
             try:
                 writer.add(_exchange(number, c, view, answer, chunks, ending, clean))
-            except Exception as error:  # noqa: BLE001 - an endpoint says what it likes
+            except Exception as error:  # noqa: BLE001 - so does an endpoint
                 lost(error)
 
-        try:
-            view = view_of(c, clean)
-        except Exception as error:  # noqa: BLE001 - and so does who asks it
-            lost(error)
-            return lambda _chunks, _ending: None
         return keep
 
     try:

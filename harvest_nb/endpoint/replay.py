@@ -27,7 +27,7 @@ from harvest_nb.endpoint.matching import View, diff, similarity, view_of
 from harvest_nb.endpoint.messages import error_body, new_id
 from harvest_nb.endpoint.places import Places, deep, rewrite
 from harvest_nb.endpoint.scripted import is_bearer, no_body
-from harvest_nb.endpoint.server import serve
+from harvest_nb.endpoint.server import body_of, serve
 from harvest_nb.endpoint.streaming import Ending, Piece, Streamed
 from harvest_nb.redact import Redactor
 
@@ -51,7 +51,8 @@ class _Player:
             self.endpoint.note("POST", "/v1/messages", 401, "not this run's credential")
             return JSONResponse(error_body("authentication_error", "not this run's credential"), 401)
         try:
-            c = Conversation(await request.json(), dict(request.headers))
+            _, body = await body_of(request)
+            c = Conversation(body, dict(request.headers))
         except (ValueError, ClientDisconnect) as error:
             return no_body(self.endpoint, "/v1/messages", error)
         self.endpoint.requests += 1
@@ -109,12 +110,11 @@ class _Player:
 
     async def count_tokens(self, request: Request) -> Response:
         try:
-            body = await request.body()
-            json.loads(body)
+            content, _ = await body_of(request)
         except (ValueError, ClientDisconnect) as error:
             return no_body(self.endpoint, "/v1/messages/count_tokens", error)
         self.endpoint.note("POST", "/v1/messages/count_tokens", 200)
-        return JSONResponse({"input_tokens": len(body) // 4})
+        return JSONResponse({"input_tokens": len(content) // 4})
 
 
 def _fresh(data: Any) -> Any:

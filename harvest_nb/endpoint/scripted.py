@@ -28,7 +28,7 @@ from harvest_nb.endpoint.endpoint import Endpoint
 from harvest_nb.endpoint.faults import Fault, faulty
 from harvest_nb.endpoint.messages import Block, Reply, Text, Usage, error_body, events, whole
 from harvest_nb.endpoint.player import Answer, Player, Script, Step
-from harvest_nb.endpoint.server import serve
+from harvest_nb.endpoint.server import body_of, serve
 from harvest_nb.endpoint.streaming import Streamed, sse
 from harvest_nb.errors import ScenarioError
 
@@ -63,10 +63,10 @@ class _Application:
             note(401, "not this run's credential")
             return JSONResponse(error_body("authentication_error", "not this run's credential"), 401)
         try:
-            body = await request.json()
+            _, body = await body_of(request)
+            conversation = Conversation(body, request.headers)
         except (ValueError, ClientDisconnect) as error:
             return no_body(self.endpoint, "/v1/messages", error)
-        conversation = Conversation(body, request.headers)
         self.endpoint.requests += 1
         try:
             answer = self._answer(conversation)
@@ -138,11 +138,11 @@ class _Application:
 
     async def count_tokens(self, request: Request) -> Response:
         try:
-            body = await request.json()
+            content, _ = await body_of(request)
         except (ValueError, ClientDisconnect) as error:
             return no_body(self.endpoint, "/v1/messages/count_tokens", error)
         self.endpoint.note("POST", "/v1/messages/count_tokens", 200)
-        return JSONResponse({"input_tokens": int(len(json.dumps(body)) / _CHARACTERS_A_TOKEN)})
+        return JSONResponse({"input_tokens": int(len(content) / _CHARACTERS_A_TOKEN)})
 
 
 def _length(blocks: Sequence[Block]) -> int:
@@ -157,9 +157,9 @@ def is_bearer(request: Request, secret: str) -> bool:
 
 
 def no_body(endpoint: Endpoint, path: str, error: Exception) -> Response:
-    """The answer to a request whose body is no JSON, or whose client left before it was whole."""
+    """Return the answer to a request whose body cannot be read, or whose client left before it was whole."""
     endpoint.note("POST", path, 400, f"no request body: {error}")
-    return JSONResponse(error_body("invalid_request_error", "not JSON"), 400)
+    return JSONResponse(error_body("invalid_request_error", f"the body cannot be read: {error}"), 400)
 
 
 @contextlib.asynccontextmanager

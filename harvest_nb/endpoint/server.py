@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from harvest_nb.bounds import bounds
+from harvest_nb.bounds import bounds, json_within
 from harvest_nb.endpoint.messages import error_body
 from harvest_nb.errors import EndpointError
 from harvest_nb.sandbox.uncancelled import to_the_end
 
-__all__ = ["serve"]
+__all__ = ["body_of", "serve"]
+
+_log = logging.getLogger(__name__)
 
 
 class _Bounded:
-    """An application that takes no request of more than `HARVEST_MAX_REQUEST_BYTES`."""
+    """An application that takes no request of more than `HARVEST_MAX_REQUEST_BYTES`, and twice that at one time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app, self._most = app, bounds().request_bytes
+        self._held = 0
+        self._failed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         size, most = 0, self._most
@@ -37,10 +44,31 @@ class _Bounded:
         async def bounded() -> Message:
             nonlocal size
             message = await receive()
-            size += len(message.get("body", b""))
-            return message if size <= most else {"type": "http.disconnect"}
+            length = len(message.get("body", b""))
+            size += length
+            self._held += length
+            return message if size <= most and self._held <= 2 * most else {"type": "http.disconnect"}
 
-        await self._app(scope, bounded, send)
+        try:
+            await self._app(scope, bounded, send)
+        except Exception:  # noqa: BLE001 - one request's trouble; its client has been told
+            # With its traceback the first time only: who asks may do so a thousand times.
+            level = logging.DEBUG if self._failed else logging.WARNING
+            _log.log(level, "A request to the endpoint could not be answered", exc_info=True)
+            self._failed = True
+        finally:
+            self._held -= size
+
+
+async def body_of(request: Request) -> tuple[bytes, Any]:
+    """Return a request's body, and what it says as JSON.
+
+    Raises:
+        ValueError: it is no JSON, or holds more than `HARVEST_MAX_JSON_VALUES` values.
+        ClientDisconnect: the client left, or the body is too long.
+    """
+    content = await request.body()
+    return content, json_within(content, bounds().json_values)
 
 
 class _Server(uvicorn.Server):

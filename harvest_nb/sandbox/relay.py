@@ -32,21 +32,36 @@ _REPLACED = "its relay has ended, killed or for want of a renewed lease, and ano
 _TAKEN = "another desk has taken it up"
 
 
+class _Unread:
+    """What has come from a sandbox and nobody has taken yet, all channels together."""
+
+    def __init__(self) -> None:
+        self.bytes, self.most = 0, bounds().unread_bytes
+
+
 class _Channel:
     """What arrives on one channel: an answer to its opening, output, and its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread: _Unread) -> None:
         self.opened: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.out: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.err: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.unread, self._most = 0, bounds().unread_bytes
+        self._all, self._unread = unread, 0
+
+    def __del__(self) -> None:
+        self._all.bytes -= self._unread
+
+    def taken(self, size: int) -> None:
+        self._unread -= size
+        self._all.bytes -= size
 
     def frame(self, kind: Kind, payload: bytes) -> None:
         if kind in (Kind.OUT, Kind.ERR):
-            self.unread += len(payload)
-            if self.unread > self._most:
-                said = f"more than {self._most:,} bytes of it wait to be read (HARVEST_MAX_UNREAD_BYTES)"
+            self.taken(-len(payload))
+            if self._all.bytes > self._all.most:
+                self.taken(len(payload))
+                said = f"more than {self._all.most:,} bytes wait to be read (HARVEST_MAX_UNREAD_BYTES)"
                 self.fail(SandboxError(f"A stream from the sandbox was given up: {said}"))
                 return
             (self.out if kind is Kind.OUT else self.err).put_nowait(payload)
@@ -81,7 +96,7 @@ class _Channel:
 
 async def _drain(channel: _Channel, queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
     while (data := await queue.get()) is not None:
-        channel.unread -= len(data)
+        channel.taken(len(data))
         yield data
     queue.put_nowait(None)  # a second reader sees the end too
 
@@ -162,6 +177,7 @@ class Relay:
         self._channels: dict[int, _Channel] = {}
         self._targets: dict[int, tuple[str, int]] = {}
         self._connections = 0
+        self._unread = _Unread()
         self._next = 1
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
@@ -304,7 +320,7 @@ class Relay:
             if self._connections >= bounds().connections:
                 self.link.post(Kind.CLOSE, number)
                 return
-            channel = self._channels[number] = _Channel()
+            channel = self._channels[number] = _Channel(self._unread)
             host, port = self._targets[json.loads(payload)["listener"]]
             self._connections += 1
             self._spawn(self._carry(number, channel, host, port))
@@ -324,7 +340,7 @@ class Relay:
         if self._closing:
             raise SandboxGone("The sandbox is closed", reason="closed")
         number, self._next = self._next, self._next + 2
-        channel = self._channels[number] = _Channel()
+        channel = self._channels[number] = _Channel(self._unread)
         return number, channel
 
     async def spawn(

@@ -19,7 +19,7 @@ from claude_agent_sdk import ClaudeAgentOptions, Transport, __version__
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 from claude_agent_sdk.types import _configure_can_use_tool
 
-from harvest_nb.bounds import bounds
+from harvest_nb.bounds import bounds, json_within
 from harvest_nb.errors import CLINotFound, SandboxError, SessionError
 from harvest_nb.sandbox.base import Process, Sandbox
 
@@ -67,6 +67,7 @@ class SandboxTransport(Transport):
         self._stderr: asyncio.Task[None] | None = None
         self._write_lock = asyncio.Lock()
         self._ready = self._killed = False
+        self._values = bounds().json_values
         self.error: Exception | None = None
         """What ended the stream, when it was not its regular end."""
 
@@ -152,10 +153,10 @@ class SandboxTransport(Transport):
                 self._on_stderr(f"[stdout] {line.decode('utf-8', 'replace')}")
             return None
         try:
-            message: dict[str, Any] = json.loads(line)
-        except ValueError:
-            # Only the last line of a CLI that was killed in mid-write looks like this.
-            self._on_stderr(f"[stdout, cut] {line.decode('utf-8', 'replace')}")
+            message: dict[str, Any] = json_within(line, self._values)
+        except ValueError as error:
+            # The last line of a CLI that was killed in mid-write looks like this, or one that is not the CLI's.
+            self._on_stderr(f"[stdout, {error}] {line[:_STDERR_LINE].decode('utf-8', 'replace')}")
             return None
         return self._tap("in", message, line)
 

@@ -48,7 +48,7 @@ _RECORD = re.compile(
     rb'"(?:sessionId|session_id|parentUuid|leafUuid|isSidechain|modelUsage)"\s*:'
     rb'|"type"\s*:\s*"(?:assistant|user|system|result|summary|stream_event|file-history-snapshot)"'
 )
-_RECORDING = re.compile(rb'"seq"\s*:.*?"dir"\s*:|"dir"\s*:.*?"seq"\s*:', re.DOTALL)
+_RECORDING = (re.compile(rb'"seq"\s*:'), re.compile(rb'"dir"\s*:'))
 _META = re.compile(rb'"(?:schema|run_id)"\s*:')
 # Beside `projects/` a CLAUDE_CONFIG_DIR has these, for caches, lists and copies of the user's files. Somebody's own
 # folder may have such a name: there only what it holds decides, not that a file is called `.jsonl`.
@@ -226,7 +226,7 @@ def is_run_folder(path: Path) -> bool:
     meta = path / "run.json"
     if meta.is_file() and (streams or _META.search(head(meta))):
         return True
-    return any(_RECORDING.search(head(stream)) for stream in streams)
+    return any(all(name.search(head(stream)) for name in _RECORDING) for stream in streams)
 
 
 def _named(folder: Path, name: str) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +23,6 @@ _MOST = 300  # rows of a table: each update sends all of them
 _MARGIN = 23  # columns before a row's text
 _NARROW = "white-space:nowrap;vertical-align:top"
 _CODE = "display:block;white-space:pre-wrap;background:none;color:inherit"
-_FENCED = re.compile(r"\n*^```[^\n`]*\n(.*?)\n?^```[ \t]*$\n*", re.DOTALL | re.MULTILINE)
 _WORDS = "text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere"
 
 
@@ -182,11 +180,32 @@ def _whole(row: Row) -> str:
         return f'<code style="{_CODE}">{html.escape(chr(10).join(row.head))}</code>'
     if row.kind not in ("you", "text", "thinking") or len(row.text) > 10 * LONGEST:
         return html.escape(row.short)
-    parts = _FENCED.split(row.text.strip("\n"))  # every other one is code
+    parts = _fenced(row.text.strip("\n"))  # every other one is code
     return "".join(
         f'<code style="{_CODE}">{html.escape(part)}</code>' if odd % 2 else html.escape(part)
         for odd, part in enumerate(parts)
     )
+
+
+def _fenced(text: str) -> list[str]:
+    """Split text at its code fences: every other part is code. A fence that is not closed is text."""
+    lines = text.split("\n")
+    ends = [
+        number for number, line in enumerate(lines) if line.startswith("```") and not line[3:].strip(" \t")
+    ]
+    parts: list[str] = []
+    start = number = place = 0
+    while number < len(lines):
+        line = lines[number]
+        while place < len(ends) and ends[place] <= number:
+            place += 1
+        if not line.startswith("```") or "`" in line[3:] or place == len(ends):
+            number += 1
+            continue
+        end = ends[place]
+        parts += ["\n".join(lines[start:number]).strip("\n"), "\n".join(lines[number + 1 : end])]
+        start = number = end + 1
+    return [*parts, "\n".join(lines[start:]).strip("\n")]
 
 
 class HtmlRows:

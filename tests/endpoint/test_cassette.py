@@ -425,7 +425,8 @@ async def test_a_request_that_cannot_be_recorded_is_passed_on(tmp_path: Path) ->
     path, here = tmp_path / "odd.cassette", place(tmp_path, "here")
     async with recorded_from(HALVES, path, here) as endpoint:
         assert (await post(endpoint, {"no": "messages"})).content == HALVES
-        assert endpoint.failures == [f"Cannot record an exchange to {path}: KeyError: 'messages'"]
+        (failure,) = endpoint.failures
+        assert failure.startswith(f"Cannot record an exchange to {path}: ")
 
 
 async def test_two_recordings_to_one_path_do_not_meet(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from harvest_nb.engine import DockerClient
 from harvest_nb.sandbox.base import Provider
 from harvest_nb.sandbox.docker import DockerProvider
+from harvest_nb.sandbox.host import HostProvider
 from harvest_nb.session.open import Setup, open_session
 from harvest_nb.session.run import run_session
 from harvest_nb.snapshot import Snapshot
@@ -95,6 +96,19 @@ async def test_what_the_cli_says_has_a_bound(
     assert peak() - before < 300e6
     log = (session.folder.path / "stderr.log").stat().st_size
     assert log < 1_200_000
+
+
+async def test_a_line_of_a_million_values_is_left_out(tmp_path: Path) -> None:
+    """Brackets alone take 30 times their size in memory."""
+    command = (
+        "(printf '{\"type\": \"x\", \"y\": ['; yes '[],[],[],[],[],[],[],[],[],[],' | head -n 500000 | tr -d '\\n'; "
+        "echo '[]]}') > /proc/$PPID/fd/1"
+    )
+    before = peak()
+    result = await run_session("go", plan(HostProvider(), tmp_path, command))
+    assert result.check().text == "done"
+    assert "HARVEST_MAX_JSON_VALUES" in (result.folder / "stderr.log").read_text()
+    assert peak() - before < 300e6
 
 
 @pytest.mark.docker

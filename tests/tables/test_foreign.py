@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,10 @@ def test_a_time_that_is_none_is_a_problem(folder: Path, time: object) -> None:
     frames = load(folder)
     assert set(frames.problems["reason"]) == {"bad_time"}
     assert len(frames.records) == 1
+
+
+def test_a_beginning_that_repeats_a_name_takes_no_long_time(folder: Path) -> None:
+    (folder / "stream.jsonl").write_bytes(b'"seq":' * 100_000)
+    began = time.monotonic()
+    assert len(load(folder).runs) >= 1
+    assert time.monotonic() - began < 20

@@ -18,12 +18,12 @@ __all__ = ["FLOORS", "config_map", "floor_of", "floors", "mcp_inventory", "messa
 
 FLOORS: Mapping[int, tuple[tuple[str, ...], str]] = {
     1: (
-        ("errors", "bounds", "files", "paths", "redact", "settings", "mcp_servers", "machine"),
-        "errors, settings, secrets, what is where, programs and locks of this machine",
+        ("errors", "bounds", "files", "paths", "redact", "settings", "mcp_servers", "prices", "machine"),
+        "errors, settings, secrets, bounds, prices, what is where, programs and locks of this machine",
     ),
     2: (
-        ("engine", "snapshot", "sandbox", "providers", "endpoint", "prices"),
-        "images; sandboxes behind one protocol; who answers, and at which price",
+        ("engine", "snapshot", "sandbox", "providers", "endpoint"),
+        "images; sandboxes behind one protocol; who answers",
     ),
     3: (
         ("checks", "memory", "repos", "daytona_local"),

@@ -1,0 +1,89 @@
+"""What an agent may send to its endpoint by hand: each request is answered, soon, and the endpoint stays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harvest_nb.endpoint import Endpoint, open_endpoint
+from harvest_nb.endpoint.conversation import Conversation
+from harvest_nb.sandbox.base import Sandbox
+from tests.endpoint.conftest import FolderSandbox, body, post, said, user
+
+
+async def sent(endpoint: Endpoint, content: bytes | list[bytes]) -> int:
+    async def pieces() -> Any:
+        for piece in content:
+            yield piece
+
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        response = await client.post(
+            f"http://127.0.0.1:{endpoint.port}/v1/messages",
+            content=content if isinstance(content, bytes) else pieces(),
+            headers={"authorization": f"Bearer {endpoint.secret}", "content-type": "application/json"},
+        )
+    return response.status_code
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+async def test_requests_that_would_take_all_time_or_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_MAX_REQUEST_BYTES", "20000000")
+    sandbox = cast(Sandbox, FolderSandbox(tmp_path))
+    text = {"reminders": "<system-reminder>" * 100_000, "notices": "<task-notification>" * 100_000}
+    async with open_endpoint("scripted", scenario="refusal", sandbox=sandbox, prompt="go") as endpoint:
+        before = peak()
+        async with asyncio.timeout(30):
+            for unclosed in text.values():
+                assert (await post(endpoint, body(user(unclosed)))).status_code == 200
+            assert await sent(endpoint, b'{"model": "m", "messages": ' + b"[" * 100_000) == 400
+            assert await sent(endpoint, b'{"model": "m", "messages": [' + b"[]," * 5_000_000 + b"[]]}") == 400
+            assert await sent(endpoint, b'{"model": "m", "messages": [' + b'"",' * 5_000_000 + b'""]}') == 400
+            # Without a length, and many at once.
+            huge = [sent(endpoint, [b" " * 1_000_000] * 30) for _ in range(8)]
+            assert await asyncio.gather(*huge, return_exceptions=True)
+        assert peak() - before < 300e6
+        assert said(await post(endpoint, body(user("go"))))
+
+
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "name", "tools", "model", "messages", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(
+    model=SHAPES,
+    messages=SHAPES
+    | st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": SHAPES}), max_size=2),
+    tools=SHAPES,
+)
+def test_a_body_is_a_request_or_refused(model: Any, messages: Any, tools: Any) -> None:
+    try:
+        conversation = Conversation({"model": model, "messages": messages, "tools": tools})
+    except ValueError:
+        return
+    assert isinstance(conversation.agent, str)
+    assert isinstance(conversation.own_prompt, str)
+    json.dumps([conversation.results, conversation.notifications, sorted(conversation.tools)])
