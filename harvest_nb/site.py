@@ -33,7 +33,7 @@ __all__ = ["build_site", "remote_loads"]
 
 _TIMEOUT = 600  # seconds for Sphinx
 _TAIL = 25  # lines of its output in an error
-_PAGES = ("README.md", "ARCHITECTURE.md", "docs/columns.md")
+_PAGES = ("README.md", "ARCHITECTURE.md", "docs/columns.md", "docs/trust.md")
 _FOLDERS = ("docs/ai", "docs/mcp", "docs/diagrams", "docs/images")
 _MARKED = re.compile(r"<!-- diagram (\w+) -->\n.*?<!-- end diagram \1 -->\n", re.DOTALL)
 _FENCE = re.compile(r"^```mermaid\n(.*?)^```\n", re.DOTALL | re.MULTILINE)

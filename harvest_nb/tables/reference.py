@@ -35,6 +35,7 @@ _FRAMES = {
     "tool_calls": "One row per tool call, joined with its result.",
     "usage": "One row per API response (or per iteration of one): tokens, each counted once.",
     "result_usage": "One row per result and model: the CLI's own account.",
+    "endpoint_usage": "One row per answer that passed the proxy before an endpoint, whoever in the sandbox asked.",
     "costs": "One row per response and component; and what a result reports beyond the rows.",
     "problems": "One row for everything that could not be read or explained as it should.",
 }
