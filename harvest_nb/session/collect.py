@@ -20,7 +20,7 @@ __all__ = ["collect_memory", "collect_transcript"]
 _IN_MEMORY = 16 * 1024**2  # bytes; what is larger goes through a temporary file
 # Regular files alone, and none of more than $3 bytes, of which the others are named on standard error.
 _PACK = (
-    'cd "$1" || exit; sid=$2; most=$3; set --; for found in */"$sid".jsonl */"$sid"; do '
+    '[ -e "$1" ] || exit 0; cd "$1" || exit; sid=$2; most=$3; set --; for found in */"$sid".jsonl */"$sid"; do '
     '[ ! -e "$found" ] || set -- "$@" "./$found"; done; [ $# = 0 ] && exit; '
     'find "$@" -type f -size +"$most"c >&2; '
     'find "$@" -type f ! -size +"$most"c -print0 | tar -cf - --no-recursion --null -T -'
@@ -53,7 +53,9 @@ async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: st
         except BaseException:
             await process.kill()
             raise
-        large = said.decode("utf-8", "replace").splitlines()
+        lines = said.decode("utf-8", "replace").splitlines()
+        large = [line for line in lines if line.startswith("./")]
+        reasons = [line for line in lines if not line.startswith("./")]
         missing += [
             f"{plain_part(name[:200])} is larger than {most.read_bytes:,} bytes" for name in large[:_NAMED]
         ]
@@ -64,7 +66,8 @@ async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: st
                 f"its files are larger than {most.artifact_bytes:,} bytes (HARVEST_MAX_ARTIFACT_BYTES)"
             )
         elif code not in (0, _CHANGED):
-            missing.append(f"tar ended with {code}")
+            why = f": {plain_part(reasons[0][:200])}" if reasons else ""
+            missing.append(f"packing it ended with exit code {code}{why}")
         if packed.tell():
             packed.seek(0)
             # Redacting takes a while where tools said much, and other sessions go on meanwhile.

@@ -149,7 +149,7 @@ def _left_out(folder: Path) -> Iterator[str]:
 
 def _unfinished(folder: Path, about: dict[str, Any], session_id: str) -> Iterator[str]:
     """Yield a sentence for each part of a run that did not come home whole, sub-agents and memory."""
-    if about.get("transcript_whole") is False and (folder / "transcript" / session_id).is_dir():
+    if about.get("transcript_whole") is False:
         yield "its transcript was not collected whole: sub-agents' messages and tools' long results may be missing"
     for path in regular_files(folder / "transcript" / session_id):
         bad: list[int] = []

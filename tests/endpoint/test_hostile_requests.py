@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from harvest_nb.endpoint import Endpoint, open_endpoint
 from harvest_nb.endpoint.conversation import Conversation
 from harvest_nb.sandbox.base import Sandbox
 from tests.endpoint.conftest import FolderSandbox, body, post, said, user
+from tests.memory import peak_memory
 
 
 async def sent(endpoint: Endpoint, content: bytes | list[bytes]) -> int:
@@ -33,10 +33,6 @@ async def sent(endpoint: Endpoint, content: bytes | list[bytes]) -> int:
     return response.status_code
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 async def test_requests_that_would_take_all_time_or_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,7 +40,7 @@ async def test_requests_that_would_take_all_time_or_memory(
     sandbox = cast(Sandbox, FolderSandbox(tmp_path))
     text = {"reminders": "<system-reminder>" * 100_000, "notices": "<task-notification>" * 100_000}
     async with open_endpoint("scripted", scenario="refusal", sandbox=sandbox, prompt="go") as endpoint:
-        before = peak()
+        before = peak_memory(reset=True)
         async with asyncio.timeout(30):
             for unclosed in text.values():
                 assert (await post(endpoint, body(user(unclosed)))).status_code == 200
@@ -54,7 +50,7 @@ async def test_requests_that_would_take_all_time_or_memory(
             # Without a length, and many at once.
             huge = [sent(endpoint, [b" " * 1_000_000] * 30) for _ in range(8)]
             assert await asyncio.gather(*huge, return_exceptions=True)
-        assert peak() - before < 300e6
+        assert peak_memory() - before < 300e6
         assert said(await post(endpoint, body(user("go"))))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from harvest_nb.session.open import Setup, open_session
 from harvest_nb.session.run import run_session
 from harvest_nb.snapshot import Snapshot
 from harvest_nb.tables import load
+from tests.memory import peak_memory
 from tests.session.conftest import BASH, about, bash, conversation, say
 
 pytestmark = pytest.mark.slow
@@ -31,11 +31,6 @@ def provider(request: pytest.FixtureRequest, provider_named: object) -> Provider
 def plan(provider: Provider, tmp_path: Path, command: str) -> Setup:
     script = conversation(bash(command), say("done"))
     return Setup(provider=provider, runs_dir=tmp_path, options=BASH, scenario=script)
-
-
-def peak() -> int:
-    """The most memory that this process has had so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @pytest.mark.parametrize(
@@ -55,11 +50,11 @@ def peak() -> int:
 async def test_what_is_brought_home_has_a_bound(
     provider: Provider, tmp_path: Path, command: str, said: str
 ) -> None:
-    before, began = peak(), time.monotonic()
+    before, began = peak_memory(reset=True), time.monotonic()
     result = await run_session("go", plan(provider, tmp_path, command))
     assert result.ok, result.reason
     assert result.text == "done"
-    assert peak() - before < 300e6
+    assert peak_memory() - before < 300e6
     assert time.monotonic() - began < 60
     assert said in " ".join(about(result.folder)["problems"])
     problems = load(result.folder).problems
@@ -84,7 +79,7 @@ async def test_what_the_cli_says_has_a_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HARVEST_MAX_STDERR_BYTES", "1000000")
-    before = peak()
+    before = peak_memory(reset=True)
     setup = replace(plan(DockerProvider(), tmp_path, command), snapshot=snapshot_image.id)
     async with open_session(setup, "go") as session:
         asking = asyncio.create_task(session.ask("go"))
@@ -93,7 +88,7 @@ async def test_what_the_cli_says_has_a_bound(
             await session.cancel()
         result = await asking
     assert reason is None or reason in str(result.reason)
-    assert peak() - before < 300e6
+    assert peak_memory() - before < 300e6
     log = (session.folder.path / "stderr.log").stat().st_size
     assert log < 1_200_000
 
@@ -104,11 +99,11 @@ async def test_a_line_of_a_million_values_is_left_out(tmp_path: Path) -> None:
         "(printf '{\"type\": \"x\", \"y\": ['; yes '[],[],[],[],[],[],[],[],[],[],' | head -n 500000 | tr -d '\\n'; "
         "echo '[]]}') > /proc/$PPID/fd/1"
     )
-    before = peak()
+    before = peak_memory(reset=True)
     result = await run_session("go", plan(HostProvider(), tmp_path, command))
     assert result.check().text == "done"
     assert "HARVEST_MAX_JSON_VALUES" in (result.folder / "stderr.log").read_text()
-    assert peak() - before < 300e6
+    assert peak_memory() - before < 300e6
 
 
 @pytest.mark.docker

@@ -55,6 +55,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 from harvest_nb.sandbox.docker import DockerProvider
 from harvest_nb.session.open import Setup
 from harvest_nb.session.run import run_session
+from tests.memory import peak_memory
 from tests.session.conftest import BASH, bash, conversation, echo, say
 
 command, image, runs = sys.argv[1], sys.argv[2], Path(sys.argv[3])
@@ -76,11 +77,11 @@ async def main():
     print(json.dumps({
         "neighbour": neighbour,
         "attacker": await attack,
-        "grown": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+        "grown": peak_memory() - before,
     }))
 
 
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak_memory(reset=True)
 asyncio.run(main())
 """
 
