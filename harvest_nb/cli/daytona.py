@@ -5,32 +5,50 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harvest_nb.cli.common import Json, out, print_json
+
+if TYPE_CHECKING:
+    from harvest_nb.daytona_local import LocalDaytona
 
 app = typer.Typer()
 
 
 @app.command("daytona-local")
 def daytona_local(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int | None, typer.Option(help="Port on 127.0.0.1; 0 takes a free one (default: the last one again).")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The API key (default: the last one again).")] = None,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make a new API key, and keep it.")] = False,
     fault: Annotated[
-        list[str] | None, typer.Option(help="Let something go wrong: name, name=value or name=value*count.")
+        list[str] | None,
+        typer.Option("--fault", help="Let something go wrong: name, name=value or name=value*count."),
     ] = None,
     faults: Annotated[bool, typer.Option("--faults", help="List what may go wrong, and end.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a stand-in for Daytona's API on loopback, backed by Docker, until Ctrl-C; its sandboxes go with it."""
-    from harvest_nb.daytona_local import FAULTS, local_daytona
+    """Run a stand-in for Daytona's API on loopback, backed by Docker, until Ctrl-C; its sandboxes go with it.
+
+    Its key and port stay the same from start to start, in a file of the cache that its owner alone may read.
+    """
+    from harvest_nb.daytona_local import FAULTS
+    from harvest_nb.daytona_local.kept import checked_key
+    from harvest_nb.errors import SettingsError
 
     if faults:
         for name, what in FAULTS.items():
             out.print(f"{name:22} {what}", highlight=False)
         return
-    with local_daytona(port=port) as server:
+    if key is not None:
+        if new_key:
+            raise SettingsError("Give either --key or --new-key")
+        checked_key(key)
+    with _serving(port, key, new_key) as server:
         for text in fault or []:
             server.faults.parse(text)
         told = {"DAYTONA_API_URL": server.api_url, "DAYTONA_API_KEY": server.api_key}
@@ -45,3 +63,27 @@ def daytona_local(
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
         with contextlib.suppress(KeyboardInterrupt):
             ended.wait()
+
+
+@contextlib.contextmanager
+def _serving(port: int | None, key: str | None, new_key: bool) -> Iterator[LocalDaytona]:
+    """Run the server at the port and with the key that were given, else at and with those of the last one."""
+    from harvest_nb.daytona_local import local_daytona
+    from harvest_nb.daytona_local.kept import keep_port, kept
+    from harvest_nb.errors import EndpointError
+
+    last = None if key is not None and port is not None else kept(fresh=new_key)
+    key = key if key is not None or last is None else last.key
+    wanted = port if port is not None or last is None else last.port
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(local_daytona(port=wanted or 0, key=key))
+        except EndpointError:
+            if port is not None or not wanted:
+                raise
+            # Another stand-in has it, and keeps it: this one goes elsewhere, and comes back to it the next time.
+            server = stack.enter_context(local_daytona(key=key))
+        else:
+            if port is None and not wanted:
+                keep_port(server.port)
+        yield server

@@ -37,8 +37,9 @@ def make_app(client: engine.DockerClient, key: str, faults: Faults, base: str) -
         base: its own address, `http://127.0.0.1:PORT`.
     """
     server = uuid.uuid4().hex[:12]
+    # Pages of another origin are refused at once: only `None` means that, an empty list lets every origin in.
     events = socketio.AsyncServer(
-        async_mode="asgi", cors_allowed_origins=[], logger=False, engineio_logger=False
+        async_mode="asgi", cors_allowed_origins=None, logger=False, engineio_logger=False
     )
 
     @events.event  # type: ignore[untyped-decorator]

@@ -269,6 +269,7 @@ class Boxes:
         for task in builtins.list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # One that cannot be removed keeps no other one; the sweep after this tries it again, and raises.
         await asyncio.gather(*(box.machine.remove() for box in self.all.values()), return_exceptions=True)
 
     def dto(self, box: Box, *, listed: bool = False) -> dict[str, Any]:

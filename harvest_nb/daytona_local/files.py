@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from harvest_nb.daytona_local.boxes import Box
@@ -71,21 +72,29 @@ async def _write(box: Box, path: str, data: bytes) -> None:
 async def download(request: Request) -> Response:
     """POST /files/bulk-download: a part for each path, the file or an error."""
     box = box_of(request)
-    boundary = uuid.uuid4().hex
-    parts: list[bytes] = []
-    for path in (await body(request)).get("paths") or []:
-        full = path if path.startswith("/") else f"{box.machine.workdir}/{path}"
-        try:
-            name, kind, data = "file", "application/octet-stream", await box.machine.live.read(full)
-        except OSError as error:
-            status, code = _CODES.get(type(error).__name__, (400, "FILE_READ_FAILED"))
-            said = {"message": f"{path}: {error.strerror}", "statusCode": status, "code": code,
-                    "source": "DAYTONA_DAEMON"}  # fmt: skip
-            name, kind, data = "error", "application/json", json.dumps(said).encode()
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{path}"\r\n'
-        parts += [f"{head}Content-Type: {kind}\r\n\r\n".encode(), data, b"\r\n"]
-    parts.append(f"--{boundary}--\r\n".encode())
-    return Response(b"".join(parts), media_type=f"multipart/form-data; boundary={boundary}")
+    paths, boundary = (await body(request)).get("paths") or [], uuid.uuid4().hex
+
+    async def parts() -> AsyncIterator[bytes]:
+        # One file at a time, and none any more once the client has gone.
+        for path in paths:
+            name, kind, data = await _part(box, str(path))
+            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{path}"\r\n'
+            yield f"{head}Content-Type: {kind}\r\n\r\n".encode() + data + b"\r\n"
+        yield f"--{boundary}--\r\n".encode()
+
+    return StreamingResponse(parts(), media_type=f"multipart/form-data; boundary={boundary}")
+
+
+async def _part(box: Box, path: str) -> tuple[str, str, bytes]:
+    """Read a file for a download: its part's name, type and bytes. What cannot be read is a part of its own kind."""
+    full = path if path.startswith("/") else f"{box.machine.workdir}/{path}"
+    try:
+        return "file", "application/octet-stream", await box.machine.live.read(full)
+    except (OSError, HarvestError, ApiError) as error:
+        status, code = _CODES.get(type(error).__name__, (400, "FILE_READ_FAILED"))
+        why = error.strerror if isinstance(error, OSError) else error.message
+        said = {"message": f"{path}: {why}", "statusCode": status, "code": code, "source": "DAYTONA_DAEMON"}
+        return "error", "application/json", json.dumps(said).encode()
 
 
 async def entries(request: Request) -> Response:

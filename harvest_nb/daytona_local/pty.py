@@ -97,7 +97,7 @@ async def _carry(socket: WebSocket, terminal: _Terminal, output: AsyncIterator[b
             if message["type"] == "websocket.disconnect":
                 return
             data = message.get("bytes") or (message.get("text") or "").encode()
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError):  # its end is told below
                 await terminal.process.stdin.send(data)
 
     async def outward() -> None:
@@ -113,7 +113,7 @@ async def _carry(socket: WebSocket, terminal: _Terminal, output: AsyncIterator[b
     if left:
         return
     code = await terminal.process.wait()
-    with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client has left first
         await socket.send_text(json.dumps({"type": "control", "status": "exited", "exitCode": code}))
         await socket.close(1000, json.dumps({"exitCode": code, "exitReason": ""}))
 

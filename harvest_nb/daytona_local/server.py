@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ import uvicorn
 from harvest_nb import engine
 from harvest_nb.daytona_local.app import make_app
 from harvest_nb.daytona_local.faults import Faults
+from harvest_nb.daytona_local.kept import new_key
 from harvest_nb.errors import EndpointError
 
 __all__ = ["LocalDaytona", "local_daytona"]
@@ -27,6 +27,7 @@ class LocalDaytona:
     api_url: str
     api_key: str = field(repr=False)
     faults: Faults
+    port: int
 
 
 @contextmanager
@@ -56,8 +57,9 @@ def local_daytona(
             raise EndpointError(
                 f"Cannot listen on 127.0.0.1:{port}: {error.strerror}", hint="use another port"
             ) from error
-        base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        faults, secret = Faults(), key or f"dtn_local_{secrets.token_hex(24)}"
+        own_port: int = listener.getsockname()[1]
+        base = f"http://127.0.0.1:{own_port}"
+        faults, secret = Faults(), key or new_key()
         config = uvicorn.Config(
             make_app(using, secret, faults, base),
             log_level="error",
@@ -78,7 +80,7 @@ def local_daytona(
                 raise EndpointError("The local Daytona server could not start", hint="see what it printed")
             time.sleep(0.02)
         try:
-            yield LocalDaytona(f"{base}/api", secret, faults)
+            yield LocalDaytona(f"{base}/api", secret, faults, own_port)
         finally:
             server.should_exit = True
             thread.join(60)

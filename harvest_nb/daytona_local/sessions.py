@@ -146,6 +146,7 @@ class Sessions:
         folder = f"{WORK}/sessions/{session.id}/{ident}"
         command = session.commands[ident] = Command(ident, text, folder, echo)
         wrapped = _WRAPPER.format(dir=shlex.quote(folder), command=text)
+        # A shell that has ended takes no command, which then never has an exit code: as in the real daemon.
         with contextlib.suppress(BrokenPipeError):
             await session.shell.stdin.send(wrapped.encode())
         return command
@@ -153,7 +154,7 @@ class Sessions:
     async def exit_code(self, command: Command) -> int | None:
         """The exit code, or None while it runs, and for ever where the shell went with it."""
         if command.exit_code is None:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # not written yet, or not whole
                 command.exit_code = int(
                     await self._machine.live.read(posixpath.join(command.folder, "exit_code"))
                 )
@@ -180,6 +181,8 @@ class Sessions:
             data = await self._machine.live.read(command.log)
         except FileNotFoundError:
             data = b""
+        except OSError as error:
+            raise _daemon(500, f"the log cannot be read: {error.strerror}") from error
         out, err = split(data)
         both = data.replace(STDOUT, b"").replace(STDERR, b"")
         return {name: part.decode("utf-8", "replace") for name, part in
@@ -195,6 +198,7 @@ class Sessions:
         for command in session.commands.values():
             command.gone = True
         await session.shell.kill()
+        # Its sandbox has gone, or the kernel takes its time: its files are removed all the same.
         with contextlib.suppress(HarvestError, TimeoutError):
             await asyncio.wait_for(session.shell.wait(), 5)
         await self._machine.run(["rm", "-rf", f"{WORK}/sessions/{session.id}"])

@@ -171,13 +171,13 @@ async def follow(socket: WebSocket) -> None:
         )
         if not done:
             return await _hang_up(socket)
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has left first
             await socket.close(1000)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(HarvestError):
+        with contextlib.suppress(HarvestError):  # the sandbox has gone, and the process with it
             await tail.kill()
     return None
 
@@ -187,7 +187,7 @@ async def _hang_up(socket: WebSocket) -> None:
     app = socket.app
     app.state.cuts = getattr(app.state, "cuts", 0) + 1
     if app.state.cuts % 2:
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client has left first
             await socket.close(1000)
 
 

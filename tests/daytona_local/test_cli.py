@@ -26,6 +26,12 @@ KEEPING = {"labels": {"harvest.sandbox": "c1", "harvest.run": "c"}, "autoDeleteI
 PASSING = {"labels": {"harvest.sandbox": "c2", "harvest.run": "c"}, "autoDeleteInterval": 0}
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, snapshot_image: Snapshot) -> None:
+    """The key and the port that are kept are this test's own."""
+    monkeypatch.setenv("HARVEST_CACHE", str(tmp_path / "cache"))
+
+
 @contextlib.contextmanager
 def serving(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A server that is ended when the test fails, instead of being waited for."""
@@ -79,8 +85,11 @@ def containers(engine: DockerClient, ident: str) -> list[str]:
 def test_it_prints_its_key_serves_and_takes_its_sandboxes_with_it(
     engine: DockerClient, snapshot_image: Snapshot, tmp_path: Path, sig: signal.Signals
 ) -> None:
-    with serving([*COMMAND, "daytona-local", "--json", "--fault", "slow-start=0.1*1"]) as server:
+    with serving(
+        [*COMMAND, "daytona-local", "--json", "--key", "my-own", "--fault", "slow-start=0.1*1"]
+    ) as server:
         told = told_by(server)
+        assert told["DAYTONA_API_KEY"] == "my-own"
         assert told["stand_in"] is True
         assert told["DAYTONA_API_URL"].startswith("http://127.0.0.1:")
         env = {**os.environ, **{name: told[name] for name in ("DAYTONA_API_URL", "DAYTONA_API_KEY")}}
@@ -123,11 +132,13 @@ def test_what_a_killed_one_left_ends_by_itself_and_goes_when_another_starts(
 ) -> None:
     short = "import harvest_nb.daytona_local.machine as machine; machine._LEASE = 6.0; "
     command = [COMMAND[0], "-c", short + COMMAND[2]]
-    with (
-        serving([*command, "daytona-local", "--json"]) as first,
-        serving([*COMMAND, "daytona-local", "--json"]) as other,
-    ):
-        told, beside = told_by(first), told_by(other)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(serving([*command, "daytona-local", "--json"]))
+        told = told_by(first)
+        other = stack.enter_context(serving([*COMMAND, "daytona-local", "--json"]))
+        beside = told_by(other)
+        assert told["DAYTONA_API_KEY"] == beside["DAYTONA_API_KEY"]
+        assert told["DAYTONA_API_URL"] != beside["DAYTONA_API_URL"]
         keeping, passing = started(told, snapshot_image, **KEEPING), started(told, snapshot_image, **PASSING)
         volume = ask(told, "POST", "/volumes", name="v")
         held = started(beside, snapshot_image, **KEEPING)
@@ -144,7 +155,7 @@ def test_what_a_killed_one_left_ends_by_itself_and_goes_when_another_starts(
             assert sweep(engine) == []  # another namespace's
         assert containers(engine, keeping) == ["exited"]
         with serving([*COMMAND, "daytona-local", "--json"]) as second:
-            assert told_by(second)["stand_in"] is True
+            assert told_by(second) == told  # so shells that were open go on with it
             assert containers(engine, keeping) == []
             assert not engine.api.volumes(filters={"name": volume["id"]})["Volumes"]
             assert containers(engine, held) == ["running"]

@@ -103,6 +103,13 @@ async def test_nobody_passes_without_the_key(daytona: LocalDaytona) -> None:
             assert (await client.post(url, json={})).status_code == 401
 
 
+async def test_events_are_for_no_page_of_another_origin(daytona: LocalDaytona) -> None:
+    url = f"{daytona.api_url}/socket.io/?EIO=4&transport=polling"
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).status_code == 200
+        assert (await client.get(url, headers={"Origin": "https://elsewhere.example"})).status_code == 400
+
+
 def test_it_listens_on_loopback_only(daytona: LocalDaytona) -> None:
     port = int(daytona.api_url.split(":")[2].split("/")[0])
     listening = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]

@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 
+import httpx
 import pytest
 from daytona import AsyncSandbox, DaytonaError, DaytonaNotFoundError, FileUpload, SessionExecuteRequest
 from daytona.common.errors import (
@@ -173,6 +174,31 @@ async def test_files(sandbox: AsyncSandbox) -> None:
         await fs.download_file("/app/workspace/deep/a.bin")
     with pytest.raises(DaytonaError, match="403"):
         await fs.upload_file(b"x", "/app/claude.md")
+
+
+async def test_a_file_without_end_is_not_read(sandbox: AsyncSandbox, daytona: LocalDaytona) -> None:
+    await sandbox.process.exec("mkfifo pipe; truncate -s 1T sparse; echo two > plain", cwd="/app/workspace")
+    async with asyncio.timeout(20):
+        for name in ("/dev/zero", "/app/workspace/pipe", "/app/workspace/sparse"):
+            with pytest.raises(DaytonaError, match=name):
+                await sandbox.fs.download_file(name)
+        hits = await sandbox.fs.find_files("/app/workspace", "two")
+        assert [hit.file for hit in hits] == ["/app/workspace/plain"]
+        (outcome,) = await sandbox.fs.replace_in_files(["/app/workspace/pipe"], "a", "b")
+        assert not outcome.success
+
+
+async def test_a_download_ends_when_its_client_has_gone(sandbox: AsyncSandbox, daytona: LocalDaytona) -> None:
+    await sandbox.process.exec("head -c 20M /dev/zero > big", cwd="/app/workspace")
+    url = daytona.api_url.replace("/api", f"/toolbox/{sandbox.id}/files/bulk-download")
+    headers = {"Authorization": f"Bearer {daytona.api_key}"}
+    async with httpx.AsyncClient(headers=headers) as client, asyncio.timeout(20):
+        # Read one after another: ten thousand of them would never begin, nor end.
+        asked = {"paths": ["/app/workspace/big"] * 10_000}
+        async with client.stream("POST", url, json=asked) as answer:
+            assert answer.status_code == 200
+            assert await anext(answer.aiter_raw())
+        assert (await sandbox.process.exec("echo still here")).result == "still here\n"
 
 
 async def test_a_terminal(sandbox: AsyncSandbox) -> None:

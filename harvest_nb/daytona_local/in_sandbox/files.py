@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import grp
 import json
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+LARGEST = 48 * 1024 * 1024  # bytes of a file that is searched
 
 
 def name_of(database: Callable[[int], Any], number: int) -> str:
@@ -51,13 +54,21 @@ def below(path: Path) -> Iterator[Path]:
             yield Path(top, name)
 
 
+def text_of(file: Path) -> str:
+    """The text of a regular file of a size that can be searched: a device, a pipe or a sparse file may have no end."""
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+        raise OSError(errno.EFBIG, "no regular file, or too large", str(file))
+    return file.read_text(encoding="utf-8")
+
+
 def find(path: Path, pattern: str) -> list[dict[str, Any]]:
     """The lines that hold `pattern`."""
     found = []
     for file in below(path):
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = text_of(file).splitlines()
+        except (OSError, UnicodeDecodeError):  # as for `grep`: no text, no lines
             continue
         found += [
             {"file": str(file), "line": number, "content": line}
@@ -73,7 +84,7 @@ def replace(files: list[str], pattern: str, new: str) -> list[dict[str, Any]]:
     for name in files:
         file = Path(name)
         try:
-            file.write_text(file.read_text(encoding="utf-8").replace(pattern, new), encoding="utf-8")
+            file.write_text(text_of(file).replace(pattern, new), encoding="utf-8")
             outcomes.append({"file": name, "success": True})
         except (OSError, UnicodeDecodeError) as error:
             outcomes.append({"file": name, "success": False, "error": str(error)})
