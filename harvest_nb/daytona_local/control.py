@@ -118,6 +118,7 @@ async def interval(request: Request) -> Response:
     box, number = _box(request), int(request.path_params["number"])
     what = request.path_params["what"]
     if what == "ttl":
+        _lose_heartbeat(request)
         _boxes(request).set_ttl(box, number)
     else:
         names = {"autostop": "Stop", "autoarchive": "Archive", "autodelete": "Delete", "autopause": "Pause"}
@@ -129,8 +130,15 @@ async def interval(request: Request) -> Response:
 
 async def activity(request: Request) -> Response:
     """POST /sandbox/{id}/last-activity."""
-    _box(request).touch()
+    box = _box(request)
+    _lose_heartbeat(request)
+    box.touch()
     return Response(status_code=201)
+
+
+def _lose_heartbeat(request: Request) -> None:
+    if _boxes(request).faults.take("heartbeat-lost") is not None:
+        raise ApiError(502, "upstream unavailable", source="DAYTONA_PROXY")
 
 
 async def toolbox_url(request: Request) -> Response:

@@ -29,6 +29,7 @@ FAULTS = {
     "out-of-memory": "a sandbox runs out of memory so many seconds after its start, or from now",
     "slow-start": "a sandbox takes so many seconds longer to start",
     "quota": "no more than so many sandboxes at once",
+    "heartbeat-lost": "502 on a sandbox's signs of life: its activity, its time to live",
     "delete-forbidden": "403 on a deletion alone",
     "forbidden": "403 on the control plane: the key lacks a permission",
 }

@@ -131,6 +131,8 @@ class Sandbox(Protocol):
     """The image's id (`sha256:…`), or None where there is no image."""
     manifest_hash: str | None
     """SHA-256 of the baked `manifest.json`."""
+    problems: builtins.list[str]
+    """What went wrong with it besides what was asked of it, its own removal included; told in the log too."""
 
     @property
     def gone(self) -> bool:

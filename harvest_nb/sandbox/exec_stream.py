@@ -97,6 +97,7 @@ def _carried(raw: Any, inner: Any) -> socket.socket:
     receive = getattr(inner, "recv", None) or raw.read
     send = getattr(inner, "sendall", None) or raw.write
 
+    # A stream that was cut ends the other half too; the relay's link takes it up again and says what has gone.
     def inward() -> None:
         with contextlib.suppress(OSError):
             while data := receive(_CHUNK):

@@ -58,7 +58,7 @@ def _place() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
         return f"{platform.node()}@{boot[:12]}.{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
+    except OSError:  # no Linux, or no /proc
         return platform.node()
 
 
@@ -76,5 +76,5 @@ def is_alive(name: str) -> bool | None:
             abs(int(process.create_time()) - int(name.rpartition(":")[2])) <= 1
             and process.status() != psutil.STATUS_ZOMBIE
         )
-    except (psutil.NoSuchProcess, ValueError):
+    except (psutil.NoSuchProcess, ValueError):  # it has ended, or its start is no number: none of ours
         return False

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import signal
 import time
 import uuid
@@ -26,6 +27,7 @@ __all__ = ["Relay", "RelayProcess", "Stream"]
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
+_log = logging.getLogger(__name__)
 _ATTEMPTS = 8
 _GARBLED = 3  # streams in a row without a proper greeting
 _REPLACED = "its relay has ended, killed or for want of a renewed lease, and another one has taken its place"
@@ -389,6 +391,7 @@ class Relay:
                     )
 
         async def feed() -> None:
+            # One that ends before it has read all says how by its exit code.
             with contextlib.suppress(BrokenPipeError):
                 await process.stdin.send(input or b"")
             await process.stdin.aclose()
@@ -465,10 +468,13 @@ class Relay:
     async def _carry_both(self, number: int, channel: _Channel, host: str, port: int) -> None:
         try:
             reader, writer = await asyncio.open_connection(host, port)
-        except OSError:
+        except OSError as error:
+            # The connection in the sandbox is closed at once, which is how its program learns of it.
+            _log.info("a connection from the sandbox found nobody at %s:%d: %s", host, port, error)
             return
 
         async def inward() -> None:
+            # One that was cut has ended too.
             with contextlib.suppress(ConnectionError):
                 while data := await reader.read(CHUNK):
                     await self.link.send(Kind.IN, number, data)

@@ -40,6 +40,7 @@ class RelayedSandbox:
         self.workdir, self.workspace, self.home = app, app / "workspace", home
         self.memory_file, self.image, self.manifest_hash = memory_file, image, manifest_hash
         self.relay = relay
+        self.problems: list[str] = []
         self._remove, self._env = remove, dict(env)
         self._closed = False
 

@@ -117,7 +117,7 @@ def _installed(folder: Path) -> Toolchain | None:
         return None
     if not all((folder / "bin" / name).exists() for name in record["commands"]):
         return None
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # one that others share may not be writable
         os.utime(folder / _RECORD)  # when it was last used
     return Toolchain(folder / "bin", folder / "node_modules", record["versions"])
 
@@ -129,6 +129,7 @@ def _remove_unused(mine: Path) -> list[Path]:
         folder, days = record.parent, (time.time() - record.stat().st_mtime) / 86400
         if folder == mine or days < _UNUSED_DAYS:
             continue
+        # Somebody who has its lock is just using it.
         with folder.with_suffix(".lock").open("w") as file, contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Without its record it counts as not installed, whatever becomes of the rest.

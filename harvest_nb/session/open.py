@@ -41,6 +41,7 @@ from harvest_nb.settings import ENDPOINT_TOKEN, TOKEN_VARIABLES
 
 __all__ = ["DEFAULT_MODEL", "LIVE", "Setup", "open_session"]
 
+_log = logging.getLogger(__name__)
 DEFAULT_MODEL = "claude-sonnet-4-5"
 LIVE = "anthropic"
 _log = logging.getLogger(__name__)
@@ -241,13 +242,28 @@ async def _sandbox(stack: contextlib.AsyncExitStack, setup: Setup, folder: RunFo
             except (EngineError, SandboxError) as error:
                 # The run has ended, and how is told already; the sandbox ends itself when its lease lapses.
                 folder.problem(f"the sandbox could not be removed: {error}")
+                _log.warning("Run %s has ended, but its sandbox could not be removed: %s", folder.id, error)
 
+        _record_problems(stack, opened, folder)
         stack.push_async_callback(close)
+    else:
+        _record_problems(stack, sandbox, folder)
     folder.mark("sandbox_created")
     folder.save(
         sandbox_id=sandbox.id, image=sandbox.image, manifest_hash=sandbox.manifest_hash, network=network
     )
     return sandbox
+
+
+def _record_problems(stack: contextlib.AsyncExitStack, sandbox: Sandbox, folder: RunFolder) -> None:
+    """At the end, put into the run folder what has gone wrong with the sandbox since now."""
+    before = len(sandbox.problems)
+
+    def record() -> None:
+        for text in sandbox.problems[before:]:
+            folder.problem(text)
+
+    stack.callback(record)
 
 
 async def _session(

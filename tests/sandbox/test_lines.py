@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harvest_nb.sandbox.relay_files import RELAY_HERE, relay_digest
-from harvest_nb.sandbox.relayd.lines import Gap, LineReader, LineWriter
+from harvest_nb.sandbox.relayd.lines import PAYLOAD, Gap, LineReader, LineWriter
 from tests.sandbox.conftest import Daemon
 
 payloads = st.lists(st.binary(max_size=200), max_size=20)
@@ -66,6 +68,22 @@ def test_a_missing_line_is_noticed_and_a_garbled_one_is_a_missing_one(
         with pytest.raises(Gap):
             reader.feed(b"".join([*packed[:lost], instead, *packed[lost + 1 :]]))
         assert reader.seen == lost
+
+
+@given(st.integers(PAYLOAD + 1, 20 * PAYLOAD), st.booleans())
+def test_a_line_that_holds_more_than_any_may_is_a_garbled_one(size: int, packed: bool) -> None:
+    data = bytes(size)
+    text = b"z" + base64.b64encode(zlib.compress(data)) if packed else b"-" + base64.b64encode(data)
+    line = b"1:%08x:%s\n" % (zlib.crc32(text), text)
+    assert LineReader().feed(line) == []
+
+
+def test_a_line_without_end_and_a_number_without_end_are_bounded() -> None:
+    reader = LineReader()
+    reader.feed(b"1" * PAYLOAD)
+    with pytest.raises(Gap, match="longer"):
+        reader.feed(b"1" * 2 * PAYLOAD)
+    assert LineReader().feed(b"1" * 5000 + b":0:-\n" + LineWriter().line(b"a")) == [b"a"]
 
 
 def test_lines_hold_no_character_that_a_shell_or_a_log_would_touch() -> None:

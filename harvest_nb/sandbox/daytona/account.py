@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from harvest_nb.errors import TokenError
+from harvest_nb.errors import SettingsError, TokenError
 
 __all__ = ["DEFAULT_URL", "Account", "given_account"]
 
@@ -18,11 +19,23 @@ DEFAULT_URL = "https://app.daytona.io/api"
 
 @dataclass(frozen=True)
 class Account:
-    """A key for Daytona. `target` is the region; without one the organisation's own is used."""
+    """A key for Daytona. `target` is the region; without one the organisation's own is used.
+
+    Raises:
+        SettingsError: `api_url` is no web address.
+    """
 
     api_key: SecretStr
     api_url: str = DEFAULT_URL
     target: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_web_address(self.api_url):
+            # Not shown: it may be a key that was pasted into the wrong variable.
+            raise SettingsError(
+                "Daytona's address (DAYTONA_API_URL) is no web address",
+                hint=f"give the address with http:// or https://, as in {DEFAULT_URL}",
+            )
 
     @property
     def secrets(self) -> dict[str, str]:
@@ -38,6 +51,7 @@ def given_account(folder: Path | None = None) -> Account:
 
     Raises:
         TokenError: there is no key.
+        SettingsError: the address is no web address.
     """
     base = folder or Path.cwd()
     values = {**dotenv_values(base / ".env"), **dotenv_values(base / ".env.local"), **os.environ}
@@ -53,3 +67,11 @@ def given_account(folder: Path | None = None) -> Account:
         (os.environ.get("DAYTONA_API_URL") or "").strip().rstrip("/") or DEFAULT_URL,
         (values.get("DAYTONA_TARGET") or "").strip() or None,
     )
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        return False

@@ -18,8 +18,18 @@ from daytona import (
     ListSandboxesQuery,
 )
 
+from harvest_nb.errors import SandboxError
 from harvest_nb.sandbox.daytona.holding import OWNER
-from harvest_nb.sandbox.daytona.retry import Kind, explained, kind_of, persist, retry_after
+from harvest_nb.sandbox.daytona.outage import waits
+from harvest_nb.sandbox.daytona.retry import (
+    REAP,
+    Kind,
+    explained,
+    kind_of,
+    persist,
+    retry_after,
+    why_waiting,
+)
 from harvest_nb.sandbox.daytona.sandbox import LABEL, state_of
 from harvest_nb.sandbox.owner import is_alive
 
@@ -33,6 +43,7 @@ whole where the SDK knows nothing of what one of another team's has, such as its
 _QUIET = 300.0  # seconds without a heartbeat after which another machine's sandbox counts as left behind
 _AGAIN = 5.0  # seconds until a deletion that was accepted is asked for again
 _CALL = 10.0  # seconds for one call of a deletion
+_SLOW = 4.0  # seconds of a deletion after which it is said that it is waited for
 _AT_ONCE = 8  # sandboxes that are asked for at the same time
 _let_go: set[str] = set()  # ids of sandboxes that this process could not delete: it holds them no more
 
@@ -138,11 +149,13 @@ class Book:
             timeout: seconds for that; what Daytona's rate limit takes comes on top, up to the patience.
             settle: seconds for which one that was never seen may still come to be, from a call without an answer.
 
+        What keeps it from being gone is in the log.
+
         Raises:
             SandboxError: Daytona refuses to delete one.
         """
         began = time.monotonic()
-        end, ask_at, waited, seen = began + settle + timeout, began, 0.0, False
+        end, ask_at, waited, seen, told = began + settle + timeout, began, 0.0, False, False
         _let_go.add(ident)
         while True:
             call = max(1.0, min(_CALL, timeout / 2))
@@ -157,9 +170,10 @@ class Book:
                 if left and time.monotonic() >= ask_at:
                     accepted = [await _delete(remote, call) for remote in left]
                     ask_at = time.monotonic() + (_AGAIN if all(accepted) else 1.0)
-            except DaytonaAuthenticationError:
-                _let_go.discard(ident)
-                return False  # with this key nothing was made
+                if left and not told and time.monotonic() > began + _SLOW:
+                    told = True
+                    more = end - time.monotonic()
+                    _log.warning("sandbox %s is not deleted yet; waiting for up to %.0f s more", ident, more)
             except DaytonaError as error:
                 kind, pause = kind_of(error), 1.0
                 if kind is Kind.WAIT:
@@ -167,10 +181,14 @@ class Book:
                     if waited + pause <= self._patience:
                         waited, end = waited + pause, end + pause
                 if kind is Kind.FATAL or time.monotonic() + pause > end:
-                    _log.warning("cannot see whether sandbox %s is gone: %s", ident, error)
+                    _log.warning(
+                        "cannot see whether sandbox %s is gone: %s; %s removes it", ident, error, REAP
+                    )
                     return False
+                why = f"sandbox {ident} is to be deleted: {why_waiting(error, timeout + self._patience)}"
+                waits(error, began=began, pause=pause, why=why)
             if time.monotonic() > end:
-                _log.warning("sandbox %s is still there; `harvest-nb sandboxes --reap` removes it", ident)
+                _log.warning("sandbox %s is still there; %s removes it", ident, REAP)
                 return False
             await asyncio.sleep(pause)
 
@@ -179,16 +197,18 @@ async def _delete(remote: AsyncSandbox, timeout: float) -> bool:
     """Ask for its deletion; False where it cannot be deleted just now: it changes its state, or has not settled.
 
     Raises:
-        SandboxError: that is refused. DaytonaError: it is worth another try.
+        SandboxError: that is refused. DaytonaError: it is worth another try, or the key is refused.
     """
     try:
         await remote.delete(timeout=timeout)
     except DaytonaError as error:
-        if kind_of(error) is not Kind.FATAL:
+        if kind_of(error) is not Kind.FATAL or isinstance(error, DaytonaAuthenticationError):
             raise
         if error.status_code in (400, 404, 409):
             return False
-        raise explained(error, f"delete sandbox {remote.id}") from error
+        told = explained(error, f"delete sandbox {remote.id}, which stays")
+        hint = f"{told.hint}; then {REAP} removes it" if told.hint else f"{REAP} removes it"
+        raise SandboxError(told.message, hint=hint, status=error.status_code) from error
     return True
 
 

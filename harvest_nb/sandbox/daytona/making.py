@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
 from enum import IntEnum
 from typing import Any
@@ -16,6 +16,7 @@ from daytona import (
     DaytonaConflictError,
     DaytonaConnectionError,
     DaytonaError,
+    DaytonaRateLimitError,
     DaytonaTimeoutError,
 )
 
@@ -26,6 +27,7 @@ from harvest_nb.sandbox.daytona.sandbox import state_of
 
 __all__ = ["Maker"]
 
+_log = logging.getLogger(__name__)
 _STARTS = 2  # sandboxes that are tried when one is stuck in its start
 _LOST = ("error", "build_failed", "destroying")
 _SETTLE = 10.0  # seconds in which a call that nobody waits for any more may still make a sandbox
@@ -143,16 +145,20 @@ class Maker:
 
     async def _failed(self, ident: str) -> AsyncSandbox | None:
         """The sandbox, where it failed as it started (another may be luckier) or its build did (none will be)."""
-        with contextlib.suppress(DaytonaError):
+        try:
             for remote in await self._book.all_of(ident):
                 if state_of(remote) in ("error", "build_failed"):
                     return remote
+        except DaytonaError as error:  # its caller raises what it has
+            _log.warning("cannot see why sandbox %s does not start: %s", ident, error)
         return None
 
     async def _state(self, sandbox_id: str | None) -> str:
         if sandbox_id is not None:
-            with contextlib.suppress(DaytonaError):
+            try:
                 return state_of(await self._client.get(sandbox_id, request_timeout=10))
+            except DaytonaError as error:  # its caller says that it is stuck
+                _log.warning("cannot see the state of sandbox %s: %s", sandbox_id, error)
         return "unknown"
 
     async def _found(self, ident: str) -> AsyncSandbox | None:
@@ -177,7 +183,9 @@ class Maker:
 def _fate_after(error: DaytonaError) -> _Fate:
     if is_starting(error):
         return _Fate.UNKNOWN
-    if isinstance(error, DaytonaAuthenticationError) or "Cannot connect to host" in str(error):
+    # A rate limit stands before everything else, and looking for what it let through would only meet it again.
+    limited = isinstance(error, DaytonaRateLimitError) or error.status_code == 429
+    if limited or isinstance(error, DaytonaAuthenticationError) or "Cannot connect to host" in str(error):
         return _Fate.NOTHING
     refused = error.status_code is not None and 400 <= error.status_code < 500
     return _Fate.REFUSED if refused and kind_of(error) is not Kind.TRANSIENT else _Fate.UNKNOWN

@@ -34,7 +34,8 @@ from harvest_nb.sandbox.daytona.book import OURS, Book, created_at, name_of, tak
 from harvest_nb.sandbox.daytona.client import close_client, new_client
 from harvest_nb.sandbox.daytona.holding import OWNER, claim, give_back
 from harvest_nb.sandbox.daytona.making import Maker
-from harvest_nb.sandbox.daytona.retry import explained, persist
+from harvest_nb.sandbox.daytona.reach import check_reached
+from harvest_nb.sandbox.daytona.retry import REAP, explained, persist
 from harvest_nb.sandbox.daytona.sandbox import LABEL, DaytonaSandbox, open_sandbox, state_of
 from harvest_nb.sandbox.daytona.switching import start, stop
 from harvest_nb.sandbox.owner import in_namespace, namespace_filter, owner
@@ -80,11 +81,19 @@ class DaytonaProvider:
         self._volumes = dict(volumes or {})
         self._networks, self._domains = tuple(allow_networks), tuple(allow_domains)
         self._start_timeout, self._patience, self._delete_timeout = start_timeout, patience, delete_timeout
+        self._reached = False
+
+    async def _new_client(self) -> AsyncDaytona:
+        """Return a client, the first time after a look whether Daytona answers. Raises TokenError, SandboxError."""
+        if not self._reached:
+            await check_reached(self.account)
+            self._reached = True
+        return new_client(self.account)
 
     @contextlib.asynccontextmanager
     async def _client(self) -> AsyncIterator[AsyncDaytona]:
         """A client for a few calls. Its errors come out as this package's own."""
-        client = new_client(self.account)
+        client = await self._new_client()
         try:
             yield client
         finally:
@@ -160,7 +169,7 @@ class DaytonaProvider:
             params = CreateSandboxFromImageParams(
                 image=image, resources=_resources(limits or Limits()), **common
             )
-        client = new_client(self.account)
+        client = await self._new_client()
         maker = Maker(
             client,
             start_timeout=self._start_timeout,
@@ -190,15 +199,18 @@ class DaytonaProvider:
                 await asyncio.wait(ending, timeout=5)
             await close_client(client)
 
+        problems: list[str] = []
+
         async def remove() -> None:
             try:
-                await to_the_end(lambda: self._book(client).delete_all(ident, self._delete_timeout))
+                if not await to_the_end(lambda: self._book(client).delete_all(ident, self._delete_timeout)):
+                    problems.append(f"sandbox {ident} may be left at Daytona: {REAP} removes it")
             finally:
                 await to_the_end(leave)
 
         try:
             sandbox = await open_sandbox(remote, remove, leave, ending, lease=lease, ttl_minutes=self._ttl)
-            sandbox.secrets = self.secrets
+            sandbox.secrets, sandbox.problems = self.secrets, problems
             return sandbox
         except BaseException:
             # One that was there before stays: nobody has asked to remove it.
@@ -211,7 +223,7 @@ class DaytonaProvider:
         Raises:
             SandboxError: there is none, or it does not run.
         """
-        client = new_client(self.account)
+        client = await self._new_client()
         try:
             remote = await self._one(client, id)
             if state_of(remote) != "started":
@@ -318,7 +330,7 @@ async def _unmake(maker: Maker, making: asyncio.Task[Any], ident: str) -> None:
     try:
         await maker.unmake(ident)
     except HarvestError as error:
-        _log.warning("sandbox %s may be left: %s", ident, error)
+        _log.warning("sandbox %s may be left at Daytona: %s", ident, error)
 
 
 def _resources(limits: Limits) -> Resources:

@@ -26,8 +26,9 @@ from daytona import (
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from harvest_nb.errors import HarvestError, SandboxError, TokenError
+from harvest_nb.sandbox.daytona.outage import answered, waits
 
-__all__ = ["Kind", "explained", "is_starting", "kind_of", "persist", "retry_after"]
+__all__ = ["REAP", "Kind", "explained", "is_starting", "kind_of", "persist", "retry_after", "why_waiting"]
 
 T = TypeVar("T")
 TRIES = 5
@@ -36,6 +37,8 @@ _LONGEST = 30.0  # seconds between two attempts
 _QUOTA = ("limit exceeded", "quota", "maximum allowed", "limit reached", "not enough")
 _TOO_LARGE = "per sandbox"  # what one sandbox may have at most: no waiting helps
 _FULL = "no available runners"
+REAP = "`harvest-nb sandboxes --reap --provider daytona`"
+"""The command that removes what was left at Daytona."""
 _STARTING = "waiting for sandbox to start"  # the SDK's words for what it does after it has made one
 
 
@@ -109,13 +112,25 @@ def retry_after(error: BaseException) -> float | None:
         return None
 
 
+def why_waiting(error: BaseException, patience: float) -> str:
+    """Return what keeps a call waiting, and for how long it is tried again.
+
+    Args:
+        patience: seconds in all to wait for a rate or a quota.
+    """
+    if kind_of(error) is not Kind.WAIT:
+        return "Daytona cannot be reached or is not well (DAYTONA_API_URL says where), trying again"
+    what = "has a quota that is used up" if _is_quota(error) else "limits the rate of calls"
+    return f"Daytona {what}, trying again for {patience:g} s in all"
+
+
 async def persist(
     action: Callable[[], Awaitable[T]],
     *,
     patience: float = 60.0,
     before_retry: Callable[[], Awaitable[T | None]] | None = None,
 ) -> T:
-    """Do `action`, again where that is worth it.
+    """Do `action`, again where that is worth it; where that takes long, the log says so.
 
     Args:
         action: one attempt.
@@ -146,20 +161,27 @@ async def persist(
         transient += 1
         return transient >= TRIES
 
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Exception):
+            waits(error, began=began, pause=state.upcoming_sleep, why=why_waiting(error, patience))
+
     attempts = AsyncRetrying(
         retry=retry_if_exception(lambda error: kind_of(error) is not Kind.FATAL),
         wait=wait,
         stop=stop,
         sleep=asyncio.sleep,
+        before_sleep=say,
         reraise=True,
     )
     first = True
     async for attempt in attempts:
         with attempt:
-            if not first and before_retry is not None and (found := await before_retry()) is not None:
-                return found
+            found = await before_retry() if not first and before_retry is not None else None
             first = False
-            return await action()
+            result = found if found is not None else await action()
+            answered()
+            return result
     raise AssertionError("tenacity ends with a result or an error")
 
 
@@ -177,7 +199,7 @@ def explained(error: DaytonaError, what: str) -> HarvestError:
         hint = "Daytona has no machine free there: try again later, or in another region (DAYTONA_TARGET)"
     elif _is_quota(error):
         hint = (
-            "remove sandboxes (`harvest-nb sandboxes --provider daytona --reap`; stopped ones count against the disk"
+            f"remove sandboxes ({REAP}; stopped ones count against the disk"
             " quota too), or ask for a larger quota in the Daytona dashboard"
         )
     elif isinstance(error, DaytonaRateLimitError) or error.status_code == 429:

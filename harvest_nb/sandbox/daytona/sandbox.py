@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
 from daytona import AsyncSandbox, DaytonaError, DaytonaNotFoundError, FileUpload
 
-from harvest_nb.errors import SandboxGone
+from harvest_nb.bounds import bounds
+from harvest_nb.errors import SandboxError, SandboxGone
+from harvest_nb.sandbox.daytona.logs import LogTooLarge, fetch_log
 from harvest_nb.sandbox.daytona.retry import explained, persist
 from harvest_nb.sandbox.daytona.stream import CommandEnded, open_command_stream
 from harvest_nb.sandbox.relay import Relay, Stream
@@ -20,11 +23,13 @@ from harvest_nb.sandbox.uncancelled import to_the_end
 
 __all__ = ["DaytonaSandbox", "open_sandbox", "state_of", "why_gone"]
 
+_log = logging.getLogger(__name__)
 APP = PurePosixPath("/app")
 HOME = PurePosixPath("/home/harvest")
 MEMORY = HOME / "memory" / "memory.jsonl"
 LABEL = "harvest.sandbox"
 _HEARTBEAT = 60.0  # seconds
+_TOLD = 2  # heartbeats in a row that must fail to be a problem
 _INPUT = 20.0  # seconds for one call of input, at most: the renewals of the lease queue behind it
 _NO_RELAY = (2, 68, 127)  # no such file or mode, another relay, no Python
 _ACK_DELAY = 0.2  # seconds: each acknowledgement is a call
@@ -62,6 +67,15 @@ def state_of(sandbox: AsyncSandbox) -> str:
     return str(sandbox.state.value) if sandbox.state is not None else "unknown"
 
 
+async def _heard(call: Awaitable[object]) -> Exception | None:
+    """Await a sign of life, and return what kept it from being heard."""
+    try:
+        await call
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the next one may be heard
+        return error
+    return None
+
+
 class DaytonaSandbox(RelayedSandbox):
     """See `harvest_nb.sandbox.base.Sandbox`. `remote` is the SDK's own object."""
 
@@ -78,23 +92,43 @@ class DaytonaSandbox(RelayedSandbox):
     async def _beat(self, ttl_minutes: int) -> None:
         # The end is put off at once, as one that is taken up may be near it, and then after each quarter of its time.
         beats = quarter = max(1, ttl_minutes // 4)
+        failed = 0
         while True:
-            with contextlib.suppress(DaytonaError, OSError):
-                await self.remote.refresh_activity(request_timeout=20)
+            error = await _heard(self.remote.refresh_activity(request_timeout=20))
             if ttl_minutes and beats >= quarter:
-                with contextlib.suppress(DaytonaError, OSError):
-                    await self.remote.set_ttl(ttl_minutes, request_timeout=20)
-                    beats = 0
+                late = await _heard(self.remote.set_ttl(ttl_minutes, request_timeout=20))
+                error, beats = late or error, beats if late else 0
+            failed = failed + 1 if error else 0
+            if error is not None:
+                self._missed(failed, ttl_minutes, error)
             await asyncio.sleep(pause_of(ttl_minutes))
             beats += 1
 
+    def _missed(self, failed: int, ttl_minutes: int, error: Exception) -> None:
+        """Log a heartbeat that was not heard, and warn of several in a row."""
+        end = (
+            f"Daytona destroys it {ttl_minutes} min after the last one" if ttl_minutes else "it may be reaped"
+        )
+        said = (
+            f"sandbox {self.id}: {failed} heartbeats in a row were not heard, and without any {end}: {error}"
+        )
+        loud = failed == _TOLD or failed % 10 == 0
+        _log.log(logging.WARNING if loud else logging.INFO, "%s", said)
+        if failed == _TOLD:
+            self.problems.append(said)
+
     async def logs(self) -> str:
-        """What the image's entrypoint has said."""
+        """Return what the image's entrypoint has said. Raises SandboxError."""
+        most = bounds().read_bytes
+        ask = self.remote.process._api_client.get_entrypoint_logs_without_preload_content
         try:
-            said = await persist(lambda: self.remote.process.get_entrypoint_logs(request_timeout=30))
+            return (await persist(lambda: fetch_log(ask, most=most, timeout=30)))["output"]
+        except LogTooLarge as error:
+            raise SandboxError(
+                f"The log of sandbox {self.id} is {error}", hint="HARVEST_MAX_READ_BYTES allows more"
+            ) from error
         except DaytonaError as error:
             raise explained(error, f"read the logs of {self.id}") from error
-        return str(said.output or "")
 
     async def release(self) -> None:
         """Let go of it without ending it; `DaytonaProvider.get` takes it up again."""
@@ -208,5 +242,8 @@ async def _manifest_hash(relay: Relay) -> str | None:
 
     try:
         return hashlib.sha256(await relay.read(APP / "manifest.json")).hexdigest()
-    except OSError:
+    except FileNotFoundError:
+        return None  # an image of somebody else's
+    except OSError as error:
+        _log.warning("the baked manifest cannot be read, so the run will not say which it is: %s", error)
         return None

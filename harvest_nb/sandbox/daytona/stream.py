@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shlex
 import time
 import uuid
@@ -17,12 +18,15 @@ from collections.abc import Sequence
 
 from daytona import AsyncSandbox, DaytonaError, SessionExecuteRequest, SessionExecuteResponse
 
+from harvest_nb.bounds import bounds
+from harvest_nb.sandbox.daytona.logs import fetch_log
 from harvest_nb.sandbox.daytona.retry import Kind, kind_of, persist
 from harvest_nb.sandbox.relay import Stream
 from harvest_nb.sandbox.relayd.lines import Gap, LineReader, LineWriter
 
 __all__ = ["CommandEnded", "open_command_stream"]
 
+_log = logging.getLogger(__name__)
 _READY = 60.0  # seconds for the relay to say that it is there
 _POST = (
     64 * 1024
@@ -111,7 +115,7 @@ class _Command:
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._push())]
         for task in self._tasks:
             task.add_done_callback(self._ended)
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError):  # judged below
             await asyncio.wait_for(self.ready.wait(), _READY)
         if self._over:
             raise CommandEnded(self._code, self._errors.strip()[-500:])
@@ -207,11 +211,11 @@ class _Command:
             command = await self._process.get_session_command(self._session, self._id, request_timeout=30)
             if command.exit_code is not None:
                 return True
-            logs = await self._process.get_session_command_logs(self._session, self._id, request_timeout=60)
+            logs = await self._whole_log()
         except DaytonaError as error:
             return kind_of(error) is Kind.FATAL  # there is no such command any more
         await asyncio.sleep(0.5)
-        return received == self._received < len((logs.stdout or "").rstrip())
+        return received == self._received < len(logs["stdout"].rstrip())
 
     async def _poll(self) -> None:
         """Ask for the whole log now and then, for a while; each answer begins at the first byte."""
@@ -225,11 +229,21 @@ class _Command:
             await asyncio.sleep(pause)
 
     async def _fetch(self) -> None:
-        with contextlib.suppress(DaytonaError):
-            logs = await self._process.get_session_command_logs(self._session, self._id, request_timeout=60)
-            self._restart()
-            self._on_stdout(logs.stdout or "")
-            self._errors = (logs.stderr or "")[-4096:]
+        try:
+            logs = await self._whole_log()
+        except DaytonaError as error:
+            if kind_of(error) is Kind.FATAL:
+                raise  # for ever: this stream ends, and the relay opens another one
+            _log.info("a log was not to be had, and is asked for again: %s", error)
+            return
+        self._restart()
+        self._on_stdout(logs["stdout"])
+        self._errors = logs["stderr"][-4096:]
+
+    async def _whole_log(self) -> dict[str, str]:
+        """Return the log from its first byte on. Raises DaytonaError, or LogTooLarge, which ends the stream."""
+        ask = self._process._api_client.get_session_command_logs_without_preload_content
+        return await fetch_log(ask, self._session, self._id, most=bounds().unread_bytes, timeout=60)
 
     def _restart(self) -> None:
         self._lines.restart()
@@ -323,8 +337,10 @@ class _Command:
 
     async def _clean(self, session: str, tasks: Sequence[asyncio.Task[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(DaytonaError, OSError, RuntimeError):
+        try:
             await self._process.delete_session(session, request_timeout=10)
+        except (DaytonaError, OSError, RuntimeError) as error:  # RuntimeError: the client has been closed
+            _log.info("session %s was not deleted, and goes with its sandbox: %s", session, error)
 
 
 async def open_command_stream(

@@ -132,7 +132,7 @@ class Channel:
             kill_group(child.pid, signal.SIGKILL)
             feeding.cancel()
             pumps.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError):  # as it was just cancelled
                 await pumps
         self.post(Kind.EXIT, json.dumps({"code": code if code >= 0 else 128 - code}).encode())
 
@@ -140,7 +140,7 @@ class Channel:
         """Carry one accepted connection to the desk and back."""
         feeding = asyncio.ensure_future(self.feed(writer))
         try:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a connection that was reset has ended
                 await self.pump(reader, Kind.OUT)
             self.post(Kind.OUT_END)
             await feeding

@@ -16,6 +16,8 @@ __all__ = ["PAYLOAD", "Gap", "LineReader", "LineWriter"]
 
 PAYLOAD = 64 * 1024
 """Bytes in one line, at most, before they are packed."""
+_LONGEST = 2 * PAYLOAD  # bytes of a line, which base64 makes a third longer at most
+_DIGITS = 18  # of a line's number, at most
 
 
 class Gap(Exception):  # noqa: N818 - names what there is
@@ -52,13 +54,15 @@ class LineReader:
         """The payloads of new lines, in order and once each.
 
         Raises:
-            Gap: a line is missing.
+            Gap: a line is missing, or longer than any that is written.
         """
         *whole, self._rest = (self._rest + data).split(b"\n") if b"\n" in data else (self._rest + data,)
+        if len(self._rest) > _LONGEST:
+            raise Gap(f"the line after {self.seen} is longer than {_LONGEST:,} bytes")
         found = []
         for line in whole:
             number, _, rest = line.partition(b":")
-            if not number.isdigit() or int(number) <= self.seen:
+            if not number.isdigit() or len(number) > _DIGITS or int(number) <= self.seen:
                 continue
             payload = _unpack(rest)
             if payload is None:
@@ -76,6 +80,9 @@ def _unpack(rest: bytes) -> bytes | None:
         return None
     try:
         data = base64.b64decode(text[1:], validate=True)
-        return zlib.decompress(data) if text[:1] == b"z" else data
+        if text[:1] == b"z":
+            # No further than a line may hold: whoever writes into the carrier could pack gigabytes into it.
+            data = zlib.decompressobj().decompress(data, PAYLOAD + 1)
     except (binascii.Error, zlib.error):
         return None
+    return data if len(data) <= PAYLOAD else None

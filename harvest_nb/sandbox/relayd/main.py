@@ -114,6 +114,7 @@ def attach(path: str) -> int:
     if stream is None:
         return NOBODY
 
+    # Either side may be cut at any time: the desk takes the link up on another stream.
     def outward() -> None:
         with contextlib.suppress(OSError):
             while data := stream.recv(CHUNK):
@@ -140,7 +141,7 @@ def attach_lines(path: str) -> int:
     write_all(writer.line(b""))
 
     def outward() -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # cut, as above
             while data := stream.recv(PAYLOAD):
                 write_all(writer.line(data))
         os._exit(0)
@@ -162,7 +163,7 @@ def attach_lines(path: str) -> int:
 
 def start_daemon(path: str, lease: float) -> None:
     """Start the daemon behind `path`, apart from this program, unless one listens there."""
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):  # nobody listens there
         probe.connect(path)
         return
     if os.fork() == 0:

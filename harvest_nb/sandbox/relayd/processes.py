@@ -60,9 +60,10 @@ def kill_descendants() -> None:
         if not children:
             return
         for pid in children:
+            # It has ended meanwhile, or is another user's: the next look says which.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ChildProcessError):  # none is left
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.02)
@@ -71,7 +72,7 @@ def kill_descendants() -> None:
 def _descendants() -> list[int]:
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError, ValueError):
+        with contextlib.suppress(OSError, IndexError, ValueError):  # it ends while it is looked at
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if fields[0] != "Z" or int(fields[1]) == os.getpid():
                 parents.setdefault(int(fields[1]), []).append(int(entry.name))

@@ -98,19 +98,6 @@ async def test_a_deletion_that_is_accepted_and_does_nothing_is_asked_again(
     assert await soon_empty(left)
 
 
-async def test_a_deletion_that_never_happens_is_left_to_the_reaper(
-    daytona: LocalDaytona, provider: DaytonaProvider, left: Left, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provider, "_delete_timeout", 1.0)
-    sandbox = await provider.create(labels={"harvest.run": "f"})
-    daytona.faults.parse("stuck-deleting")
-    await asyncio.wait_for(sandbox.close(), 20)
-    assert [info.held for info in await provider.list({"harvest.run": "f"})] == [False]
-    daytona.faults.clear()
-    assert await provider.reap() == [sandbox.id]
-    assert await soon_empty(left)
-
-
 async def test_a_cancelled_creation_says_so_though_nothing_may_be_deleted(
     daytona: LocalDaytona, provider: DaytonaProvider, left: Left
 ) -> None:

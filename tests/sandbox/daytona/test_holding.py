@@ -57,6 +57,11 @@ async def test_a_claim_without_an_answer_is_given_back(
     answer: str, unreachable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daytona = Daytona(answer, unreachable)
+
+    async def reached(_account: object) -> None:
+        pass
+
+    monkeypatch.setattr("harvest_nb.sandbox.daytona.provider.check_reached", reached)
     for module in ("provider", "holding"):
         monkeypatch.setattr(f"harvest_nb.sandbox.daytona.{module}.new_client", daytona.client)
         monkeypatch.setattr(f"harvest_nb.sandbox.daytona.{module}.close_client", daytona.close)
