@@ -44,7 +44,6 @@ __all__ = ["DEFAULT_MODEL", "LIVE", "Setup", "open_session"]
 _log = logging.getLogger(__name__)
 DEFAULT_MODEL = "claude-sonnet-4-5"
 LIVE = "anthropic"
-_log = logging.getLogger(__name__)
 _COLLECT_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
 
