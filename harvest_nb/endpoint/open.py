@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
+import socket
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -89,8 +91,13 @@ async def check_listening(spec: str | Path) -> None:
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(url.host, port)
-    except OSError as error:  # a timeout too
-        why = error.strerror or f"no connection within {_CONNECT_SECONDS:g} s"
+    except OSError as error:
+        if isinstance(error, TimeoutError):
+            why = f"no connection within {_CONNECT_SECONDS:g} s"
+        elif isinstance(error, socket.gaierror) or not error.errno:
+            why = error.strerror or str(error)
+        else:
+            why = os.strerror(error.errno)  # asyncio's own text names an address instead of the reason
         hint = "start the gateway, or give another base URL" if kind == "gateway" else "look at the network"
         raise EndpointError(f"Nothing answers at {base}: {why}", hint=hint) from error
     writer.close()
