@@ -1,17 +1,33 @@
-"""Secrets never leave: known values are replaced by the name of their variable, wherever text is written.
+"""Replaces known secrets by the names of their variables, wherever text is written.
 
-Shapes of well-known credentials are caught too, so that a token nobody declared is not published either.
+A value is found in the forms that common programs print (`harvest_nb.secret_forms`), six levels of quoting deep, in the
+middle of a longer text and over several lines: with JSON's, Python's and a shell's escapes, percent-encoded, with
+HTML's entities, in UTF-16, in hexadecimal as od, xxd and hexdump write it, and in base64. Nobody can list what else may
+be done to a value. Not found are: one that is reversed, in capitals, spaced letter by letter, or taken apart; base32,
+octal and decimal numbers, two-byte words; two such encodings of one another, and what is compressed or encrypted;
+blocks that a dump leaves out as repeated (`*`); a value that is split over two messages, two files, or two lines.
+Whatever has the published shape of a credential is caught besides, so that a token nobody declared is not published.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-from collections.abc import Mapping
-from urllib.parse import quote
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
-__all__ = ["SECRET_NAME", "SECRET_SHAPES", "Redactor", "all_secrets", "find_secret_shapes"]
+from harvest_nb.secret_forms import Form, forms_of
+
+__all__ = [
+    "LEAST",
+    "SECRET_NAME",
+    "SECRET_SHAPES",
+    "SHORTEST",
+    "Pieces",
+    "Redactor",
+    "all_secrets",
+    "find_secret_shapes",
+    "without_secrets",
+]
 
 SECRET_NAME = re.compile(
     r"^(?!SSH_AUTH_SOCK$|GPG_KEY$)"  # a socket's path, and a fingerprint that is published
@@ -31,12 +47,15 @@ SECRET_SHAPES: Mapping[str, re.Pattern[str]] = {
     "private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
 
-_SHORTEST = 6  # shorter values would redact ordinary words
-_NESTED = 3  # a file of JSON, in a tool's input that streams as JSON, in a line of JSON
+SHORTEST = 6
+"""Characters of the shortest value that is looked for: shorter ones would redact ordinary words."""
+LEAST = 6
+"""Characters or bytes of a secret from which on its beginning is taken for one."""
+_WINDOW = 128  # characters at a text's end in which a form of a few characters may have begun
 
 
 class Redactor:
-    """Replaces secret values in text, also in their JSON-escaped, URL-encoded and base64 forms.
+    """Replaces secret values in text, in the forms that the module's docstring names.
 
     Args:
         secrets: variable name to value. White space around one does not count, as whoever uses it may leave that
@@ -45,39 +64,113 @@ class Redactor:
 
     def __init__(self, secrets: Mapping[str, str] | None = None) -> None:
         self._secrets = dict(secrets or {})
-        forms: dict[str, str] = {}
-        for name, value in self._secrets.items():
-            if len(value.strip()) >= _SHORTEST:
-                for form in _forms(value.strip()):
-                    forms.setdefault(form, f"[redacted:{name}]")
-        self._forms = dict(sorted(forms.items(), key=lambda item: -len(item[0])))
-        self._pattern = re.compile("|".join(re.escape(f) for f in self._forms)) if self._forms else None
+        self._forms: defaultdict[str, list[tuple[Form, str]]] = defaultdict(list)
+        starts: defaultdict[str, list[str]] = defaultdict(list)
+        for value, name in {value.strip(): name for name, value in reversed(self._secrets.items())}.items():
+            for form in forms_of(value) if len(value) >= SHORTEST else ():
+                for letter, pattern in form.starts.items():
+                    self._forms[letter].append((form, name))
+                    starts[letter].append(pattern)
+        parts = [f"{re.escape(letter)}(?:{'|'.join(dict.fromkeys(ends))})" for letter, ends in starts.items()]
+        self._search = re.compile("|".join(parts)) if parts else None
 
     def knowing(self, more: Mapping[str, str]) -> Redactor:
         """A redactor of these secrets and `more`."""
         return Redactor({**self._secrets, **more})
 
     @property
-    def forms(self) -> Mapping[str, str]:
-        """Every form in which a value is known, and what replaces it; values are secrets."""
-        return self._forms
+    def knows(self) -> bool:
+        """Whether there is any secret that it can replace."""
+        return self._search is not None
+
+    @property
+    def unprotected(self) -> list[str]:
+        """Names of the secrets that are too short to be replaced."""
+        return sorted(name for name, value in self._secrets.items() if 0 < len(value.strip()) < SHORTEST)
 
     def text(self, value: str) -> str:
         """`value` with every known secret replaced by `[redacted:NAME]`."""
-        if self._pattern is None:
-            return value
-        return self._pattern.sub(lambda match: self._forms[match.group()], value)
+        parts, at = [], 0
+        for begin, end, name in self.spans(value):
+            parts += [value[at:begin], f"[redacted:{name}]"]
+            at = end
+        return "".join([*parts, value[at:]]) if parts else value
 
     def found(self, value: str) -> list[str]:
         """Names of the secrets that occur in `value`, in any form."""
-        if self._pattern is None:
-            return []
-        return sorted(
-            {
-                self._forms[m.group()].removeprefix("[redacted:").removesuffix("]")
-                for m in self._pattern.finditer(value)
-            }
-        )
+        return sorted({name for _, _, name in self.spans(value)})
+
+    def spans(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Yield where secrets begin and end in `text`, and their names, in order and apart from each other."""
+        if self._search is None:
+            return
+        at = ended = 0
+        while (candidate := self._search.search(text, at)) is not None:
+            begin = candidate.start()
+            end, name = 0, ""
+            for form, whose in self._forms[text[begin]]:
+                count, reached = form.reach(text, begin)
+                if count == len(form.elements) and reached > end:
+                    end, name = reached, whose
+            if name:
+                yield _with_escape(text, begin, ended), end, name
+                ended = end
+            at = end if name else begin + 1
+
+    def begun(self, text: str, least: int, last: int) -> tuple[int, str, bool]:
+        """Return where the secret begins that `text` ends in the middle of, its name, and whether that is certain.
+
+        Args:
+            least: where it begins at the earliest.
+            last: where the last whole one began, which more may belong to; -1 if there is none.
+
+        Returns:
+            The end of `text`, with no name, if none has begun.
+        """
+        places = {*range(max(least, len(text) - _WINDOW), len(text)), *([last] if last >= 0 else [])}
+        at = least
+        while self._search is not None and (candidate := self._search.search(text, at)) is not None:
+            places.add(candidate.start())
+            at = candidate.start() + 1
+        found = [
+            (begin, name, count >= LEAST)
+            for begin in sorted(places)
+            if text[begin] in self._forms and text[max(0, begin - 1) : begin + 1] != "\\\\"
+            for form, name in self._forms[text[begin]]
+            if (count := form.begun(text, begin)) is not None
+        ]
+        certain = [item for item in found if item[2]]
+        return next(iter(certain or found), (len(text), "", False))
+
+
+class Pieces:
+    """A text that comes in pieces, each of which is written at once: no piece holds a secret, nor do all together.
+
+    Nothing is held back until the next piece is there. What a secret goes on with, or begins with at least `LEAST`
+    characters or bytes, is replaced at once; so at most `LEAST - 1` leading ones can be put together again.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._tail = ""  # of the pieces before, from where a secret may have begun
+        self._told = False  # whether that has been replaced already
+
+    def text(self, piece: str) -> str:
+        """`piece` without what belongs to a secret, be it whole or only begun."""
+        both, start = self._tail + piece, len(self._tail)
+        parts, at, ended, last, told = [], start, 0, -1, self._told
+        for last, ended, name in self._redactor.spans(both):
+            if ended > start:
+                if not (told and last == 0):
+                    parts += [both[at : max(at, last)], f"[redacted:{name}]"]
+                at = ended
+        begin, name, self._told = self._redactor.begun(both, ended, last)
+        if self._told:
+            if begin != last and not (told and begin == 0):
+                parts += [both[at : max(at, begin)], f"[redacted:{name}]"]
+            at = len(both)
+        self._tail = both[begin:]
+        return "".join([*parts, both[at:]])
 
 
 def all_secrets(*known: Mapping[str, str]) -> dict[str, str]:
@@ -90,22 +183,26 @@ def all_secrets(*known: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _forms(value: str) -> set[str]:
-    raw = value.encode()
-    forms = {value, quote(value, safe="")}
-    for ascii_only in (True, False):
-        escaped = value
-        for _ in range(_NESTED):
-            escaped = json.dumps(escaped, ensure_ascii=ascii_only)[1:-1]
-            forms.add(escaped)
-    # Inside a longer base64 text the value may start at any of three byte offsets; the outermost
-    # characters depend on the neighbours, so only the stable middle is looked for.
-    for lead in range(3):
-        encoded = base64.b64encode(b"\0" * lead + raw).decode().rstrip("=")
-        middle = encoded[-(-lead * 8 // 6) : len(encoded) - (1 if (lead + len(raw)) % 3 else 0)]
-        if len(middle) >= _SHORTEST:
-            forms |= {middle, middle.replace("+", "-").replace("/", "_")}
-    return forms
+def _with_escape(text: str, begin: int, least: int) -> int:
+    """Return where the escape sequence begins that `begin` lies within, else `begin`: half of one would be left."""
+    digits = begin
+    while digits > max(least, begin - 3) and text[digits - 1] in "0123456789abcdefABCDEF":
+        digits -= 1
+    for at in {begin, digits - 1 if text[digits - 1 : digits] == "u" else begin}:
+        first = at
+        while first > least and text[first - 1] == "\\":
+            first -= 1
+        if (at - first) % 2:
+            return at - 1
+    return begin
+
+
+def without_secrets(text: str, redactor: Redactor) -> str:
+    """Return `text` without the secrets that `redactor` knows, and without credentials of a published shape."""
+    text = redactor.text(text)
+    for kind, shape in SECRET_SHAPES.items():
+        text = shape.sub(f"[redacted:{kind}]", text)
+    return text
 
 
 def find_secret_shapes(text: str) -> list[str]:

@@ -243,6 +243,24 @@ def test_a_credential_nobody_declared_fails_and_is_redacted_on_disk(tmp_path):
     assert "[redacted:GitHub]" in text
 
 
+def test_a_secret_in_an_error_is_in_no_file_and_no_message(tmp_path):
+    (tmp_path / "secret.txt").write_text("planted-value-123" * 6)
+    source = nbformat.v4.new_notebook()
+    cell = "import base64\nvalue = open('secret.txt').read()\nraise ValueError(value, base64.b16encode(value.encode()))"
+    source.cells = [nbformat.v4.new_code_cell(cell)]
+    nbformat.write(source, tmp_path / "raising.ipynb")
+    redactor, out = Redactor({"LINEAR_API_KEY": "planted-value-123" * 6}), tmp_path / "out"
+    results = run_notebooks(
+        [tmp_path / "raising.ipynb"], out, secrets=redactor, cwd=tmp_path, junit=out / "junit.xml"
+    )
+    assert "LINEAR_API_KEY" in results[0].reason
+    written = [repr(results), *(path.read_text() for path in out.iterdir())]
+    assert len(written) == 3
+    for text in written:
+        assert "planted" not in text
+        assert b"planted-value".hex().upper() not in text
+
+
 @pytest.mark.parametrize("name", ["known_leak", "leak_then_error"])
 def test_a_known_secret_is_in_no_file_and_no_message(tmp_path, name):
     (tmp_path / "secret.txt").write_text("planted-value-123")

@@ -68,3 +68,17 @@ def test_two_values_of_one_name_are_both_known() -> None:
 def test_shapes_of_credentials_are_known(prefix: str) -> None:
     assert find_secret_shapes(f"x {prefix}{'a1' * 20} y")
     assert not find_secret_shapes(f"{prefix}...")
+
+
+@given(st.sampled_from(["npm_", "token", "\\u0041", "\\", '"']), st.text('\\nu00b"x', max_size=12))
+def test_json_stays_json_whatever_stands_before_and_behind(begin: str, around: str) -> None:
+    secret = begin + "4tQ9vX" + begin
+    redactor = Redactor({"TOKEN": secret})
+    said = json.dumps(around + secret + around)
+    assert "4tQ9vX" not in json.loads(redactor.text(said))
+    # The beginning of a value may look like the end of an escape.
+    json.loads(redactor.text(json.dumps(f"x\n{secret[1:]} \x7f{secret[1:]}{around}")))
+
+
+def test_names_of_values_that_are_too_short_are_told() -> None:
+    assert Redactor({"B": "on", "A": " five5 ", "C": "", "D": "enough"}).unprotected == ["A", "B"]

@@ -15,20 +15,12 @@ from typing import Any, TextIO
 
 from harvest_nb.endpoint.matching import Line, View
 from harvest_nb.errors import CassetteError
-from harvest_nb.redact import SECRET_SHAPES, Redactor
+from harvest_nb.redact import Redactor, without_secrets
 
-__all__ = ["VERSION", "Cassette", "Exchange", "Writer", "load_cassette", "without_secrets"]
+__all__ = ["VERSION", "Cassette", "Exchange", "Writer", "load_cassette"]
 
 VERSION = 2
 _FORMAT = "harvest-nb cassette"
-
-
-def without_secrets(text: str, redactor: Redactor) -> str:
-    """`text` without the secrets that `redactor` knows, and without what has a credential's published shape."""
-    text = redactor.text(text)
-    for kind, shape in SECRET_SHAPES.items():
-        text = shape.sub(f"[redacted:{kind}]", text)
-    return text
 
 
 @dataclass(frozen=True)

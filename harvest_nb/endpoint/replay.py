@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from harvest_nb.endpoint.cassette import Cassette, Exchange, load_cassette, without_secrets
+from harvest_nb.endpoint.cassette import Cassette, Exchange, load_cassette
 from harvest_nb.endpoint.conversation import Conversation
 from harvest_nb.endpoint.endpoint import Endpoint
 from harvest_nb.endpoint.matching import View, diff, similarity, view_of
@@ -29,7 +29,7 @@ from harvest_nb.endpoint.places import Places, deep, rewrite
 from harvest_nb.endpoint.scripted import is_bearer, no_body
 from harvest_nb.endpoint.server import body_of, serve
 from harvest_nb.endpoint.streaming import Ending, Piece, Streamed
-from harvest_nb.redact import Redactor
+from harvest_nb.redact import Redactor, without_secrets
 
 __all__ = ["playing"]
 

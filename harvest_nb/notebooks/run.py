@@ -27,7 +27,7 @@ from harvest_nb.machine.command import Stop
 from harvest_nb.notebooks.engine import ENGINE, Job, kernel_environment
 from harvest_nb.notebooks.inputs import check_parameters, read_notebook
 from harvest_nb.notebooks.result import read_result
-from harvest_nb.redact import Redactor, find_secret_shapes
+from harvest_nb.redact import Redactor, find_secret_shapes, without_secrets
 from harvest_nb.settings import load_settings
 
 __all__ = ["CellFailure", "NotebookResult", "run_notebook", "vet"]
@@ -155,9 +155,9 @@ def run_notebook(
             job=job,
         )
     except PapermillExecutionError as error:
-        failure = CellFailure(
-            error.ename, error.evalue, tail=_tail("\n".join(error.traceback)), source=error.source
-        )
+        said = _ANSI.sub("", "\n".join(error.traceback))
+        evalue, source_, said = (without_secrets(x, redactor) for x in (error.evalue, error.source, said))
+        failure = CellFailure(error.ename, evalue, tail=_tail(said), source=source_)
     except CellTimeoutError:
         failure = CellFailure(TIMEOUT, f"the cell took longer than {cell_timeout} s")
     except DeadKernelError:
@@ -174,7 +174,7 @@ def run_notebook(
             result = read_result(done)
         except NotebookError as error:
             failure = CellFailure("NotebookError", str(error))
-    reason = "" if failure is None else f"{failure.where}: {failure.ename}: {redactor.text(failure.evalue)}"
+    reason = "" if failure is None else f"{failure.where}: {failure.ename}: {failure.evalue}"
     if job.leaks:
         # Said first, whatever else went wrong: somebody may have to revoke it.
         reason = f"secret in its outputs, redacted: {', '.join(sorted(job.leaks))}. {reason}".strip()
@@ -221,4 +221,4 @@ def _parameters_cell(source: Any) -> int:
 
 
 def _tail(text: str) -> str:
-    return "\n".join(_ANSI.sub("", text).splitlines()[-_TAIL:])
+    return "\n".join(text.splitlines()[-_TAIL:])

@@ -17,7 +17,7 @@ from harvest_nb.bounds import bounds
 from harvest_nb.errors import RunFolderError
 from harvest_nb.files import file_identity, read_regular
 from harvest_nb.machine.locks import is_locked
-from harvest_nb.redact import Redactor
+from harvest_nb.redact import Pieces, Redactor
 
 __all__ = ["RunFolder", "append_whole", "entries_of", "is_written", "now"]
 
@@ -59,6 +59,7 @@ class RunFolder:
         self._sequence = 0
         self._bounds = bounds()
         self._stream_bytes = self._stderr_bytes = 0
+        self._said: Pieces | None = None
         self.about: dict[str, Any] = {
             "schema": _SCHEMA,
             "run_id": self.id,
@@ -114,7 +115,10 @@ class RunFolder:
         before, self._stderr_bytes = self._stderr_bytes, self._stderr_bytes + len(line)
         most = self._bounds.stderr_bytes
         if self._stderr_bytes <= most:
-            self._write(self._stderr.fileno(), self.redactor.text(line) + "\n")
+            if self._said is None:  # not before the CLI speaks: by then `redactor` knows all
+                self._said = Pieces(self.redactor)
+            safe = self._said.text(f"{line}\n")  # a secret's base64 may go over several lines
+            self._write(self._stderr.fileno(), f"{safe.removesuffix(chr(10))}\n" if safe else "")
         elif before <= most:
             self.note(f"standard error is longer than {most:,} bytes: the rest is left out")
 
@@ -163,7 +167,7 @@ class RunFolder:
             RunFolderError: it cannot be written.
         """
         text = self.redactor.text(data.decode("utf-8", "surrogateescape"))
-        self._replace(self.path / name, text.encode("utf-8", "surrogateescape"))
+        self._replace(self.path / self.redactor.text(name), text.encode("utf-8", "surrogateescape"))
 
     def _replace(self, target: Path, data: bytes) -> None:
         temporary = target.with_name(

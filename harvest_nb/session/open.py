@@ -18,7 +18,7 @@ from harvest_nb.bounds import bounds
 from harvest_nb.endpoint import Endpoint, Scenario, open_endpoint
 from harvest_nb.endpoint.open import check_listening, check_spec, recorded_model
 from harvest_nb.errors import EngineError, RunFolderError, SandboxError, SandboxGone, SessionError, TokenError
-from harvest_nb.redact import Redactor, all_secrets
+from harvest_nb.redact import SHORTEST, Redactor, all_secrets
 from harvest_nb.sandbox.base import Limits, Provider, Sandbox
 from harvest_nb.sandbox.pool import Relabelling
 from harvest_nb.sandbox.pools import shared_pool
@@ -68,6 +68,7 @@ class Setup:
         ttl: the sandbox's lease in seconds. It is renewed while this process's event loop runs, so it is also how
             long a notebook's cell may compute before it loses a session that it holds open.
         secrets: values by name that are replaced in whatever is recorded, besides the tokens and the provider's own.
+            One under six characters cannot be: a warning names it.
         port: the loopback endpoint's port on the desk; 0 takes a free one.
         mcp: `"require"` ends a prompt whose MCP servers did not connect, `"warn"` goes on.
         idle_timeout: seconds without any message after which a prompt is ended; an endpoint's pings are none.
@@ -175,6 +176,10 @@ async def open_session(
     setup = checked
     folder = _folder(setup, prompt, redactor)
     on_folder(folder)
+    for name in redactor.unprotected:
+        told = f"{name} has fewer than {SHORTEST} characters, and is recorded as it is wherever it is printed"
+        _log.warning("%s", told)
+        folder.problem(told)
     session: Session | None = None
     ended: tuple[str, str | None] | None = None
     try:

@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvest_nb.redact import Redactor
-from harvest_nb.session.deltas import LEAST, Deltas
+from harvest_nb.redact import LEAST, Redactor
+from harvest_nb.session.deltas import Deltas
 
 VALUE = "ghp_" + "4tQ9vXcZ7LmN2bKpR8sWdYfH"  # in the shape of one, in no file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -56,3 +57,26 @@ def test_the_end_of_a_whole_folder_is_told_as_it_is(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, Redactor(), {})
     folder.finish(status="success", exit_reason="success")
     assert about(folder.path)["exit_reason"] == "success"
+
+
+def test_a_secret_over_several_lines_of_standard_error_is_replaced(tmp_path: Path) -> None:
+    value = "a-token-of-more-than-one-line-" + "4tQ9vXcZ7LmN2bKpR8sWdYfH" * 4
+    folder = RunFolder(tmp_path, Redactor({"GITHUB_TOKEN": value}), {})
+    lines = base64.encodebytes(f"before {value} after, and much later\n".encode()).decode().splitlines()
+    for line in ["first", *lines, "last"]:
+        folder.stderr(line)
+        folder.note("meanwhile")
+    folder.close()
+    told = (folder.path / "stderr.log").read_text().replace("[harvest] meanwhile\n", "")
+    assert told.startswith("first\n" + lines[0][:9])
+    assert told.endswith(lines[-1][-28:] + "\nlast\n")
+    assert told.count("[redacted:GITHUB_TOKEN]") == 1
+    assert not [line for line in lines if line in told]
+
+
+def test_no_file_is_named_after_a_secret(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, Redactor({"GITHUB_TOKEN": "value-of-the-token"}), {})
+    folder.put("transcript/tool-results/value-of-the-token.txt", b"x")
+    folder.close()
+    assert not [path for path in folder.path.rglob("*") if "value" in path.name]
+    assert len([*folder.path.glob("transcript/tool-results/*")]) == 1

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +37,8 @@ pytestmark = pytest.mark.slow
 
 # Of its own environment the CLI hands its tools all but its own credential; that lies in /proc.
 SHOW = (
-    "all() { tr '\\0' '\\n' < /proc/$PPID/environ; }; all; all | base64 -w0; echo; all | python3 -c "
+    "all() { tr '\\0' '\\n' < /proc/$PPID/environ | grep -E '_TOKEN|_KEY'; }; all; all | base64; "
+    "all | base64 -w0; echo; all | od -tx1; all | od -An -v -tx1 | tr -d ' \\n'; all | python3 -c "
     '"import sys, urllib.parse as u; print(u.quote(sys.stdin.read(), safe=chr(10)))"'
 )
 NAMES = ("GITHUB_TOKEN", "LINEAR_API_KEY", "GEMINI_API_KEY", "SENTRY_AUTH_TOKEN")
@@ -52,7 +54,9 @@ def leaks(values: dict[str, str], data: bytes) -> list[str]:
     found = set(Redactor(values).found(text))
     for name, value in values.items():
         plain = base64.b64encode(value.encode()).decode().rstrip("=")[:-1]
-        if any(form in text for form in (value, quote(value, safe=""), plain)):
+        digits = value.encode().hex()
+        together = re.sub(r"\\+[nrt]|\s", "", text)
+        if any(form in text or form in together for form in (value, quote(value, safe=""), plain, digits)):
             found.add(name)
     return sorted(found)
 
@@ -213,6 +217,22 @@ def test_no_value_is_in_a_notebook_or_its_page(tmp_path: Path) -> None:
     assert "[redacted:GITHUB_TOKEN]" in executed
     assert leaks(values, executed.encode()) == []
     assert leaks(values, page.encode()) == []
+
+
+async def test_a_token_too_short_to_be_redacted_is_named_before_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = {"GEMINI_API_KEY": "s3cr7", "GITHUB_TOKEN": "long-enough-to-be-found"}
+    plan = Setup(
+        provider=HostProvider(), tokens=tokens, runs_dir=tmp_path, scenario=conversation(echo),
+        options=SessionOptions(mcp=[]),
+    )  # fmt: skip
+    async with open_session(plan) as session:
+        (record,) = [item for item in caplog.records if item.levelno == logging.WARNING]
+        assert "GEMINI_API_KEY" in record.getMessage()
+        (problem,) = about(session.folder.path)["problems"]
+    assert "GEMINI_API_KEY" in problem
+    assert not [name for name in ("s3cr7", "GITHUB_TOKEN") if name in problem + record.getMessage()]
 
 
 def test_the_set_up_itself_shows_no_value() -> None:

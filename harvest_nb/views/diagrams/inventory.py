@@ -18,7 +18,18 @@ __all__ = ["FLOORS", "config_map", "floor_of", "floors", "mcp_inventory", "messa
 
 FLOORS: Mapping[int, tuple[tuple[str, ...], str]] = {
     1: (
-        ("errors", "bounds", "files", "paths", "redact", "settings", "mcp_servers", "prices", "machine"),
+        (
+            "errors",
+            "bounds",
+            "files",
+            "paths",
+            "redact",
+            "secret_forms",
+            "settings",
+            "mcp_servers",
+            "prices",
+            "machine",
+        ),
         "errors, settings, secrets, bounds, prices, what is where, programs and locks of this machine",
     ),
     2: (
