@@ -78,8 +78,9 @@ def test_the_json_is_as_promised(config):
         },
     ]
     table = load_prices()
-    assert {key: found[key] for key in ("total_usd", "problems", "prices")} == {
-        "total_usd": 0.00657,
+    assert {key: found[key] for key in ("total_usd", "priced_usd", "problems", "prices")} == {
+        "total_usd": None,
+        "priced_usd": 0.00657,
         "problems": 1,
         "prices": {"version": table.version, "digest": table.digest},
     }
@@ -98,19 +99,19 @@ def test_rows_add_up_whatever_they_are_made_for(config, by, names):
     found = ask("costs", config, "--by", by, "--json")
     assert [row[by] for row in found["rows"]] == names
     assert sum(row["responses"] for row in found["rows"]) == 3
-    assert found["total_usd"] == 0.00657
+    assert found["priced_usd"] == 0.00657
     assert found["rows"][-1]["cost_usd"] is None
 
 
 def test_the_session_view_has_each_session_whole(config):
     found = ask("costs", config, "--by", "session", "--view", "session", "--json")
     assert {row["session"]: row["responses"] for row in found["rows"]} == {FIRST: 2, SECOND: 3}
-    assert found["total_usd"] == 0.01314
+    assert found["priced_usd"] == 0.01314
 
 
 def test_a_person_is_told_what_the_total_leaves_out(config):
     done = CliRunner().invoke(app, ["costs", str(config)], catch_exceptions=False)
-    assert "0.0066 USD" in done.output
+    assert "total at least 0.0066 USD" in done.output
     assert "claude-nonsense-9, without a price or a count" in " ".join(done.output.split())
     assert "at least: 1 responses" in " ".join(done.output.split())
     assert "no price" in done.output

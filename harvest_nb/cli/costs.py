@@ -68,6 +68,7 @@ def costs(
             {
                 "rows": [{**row, "cost_usd": _number(row["cost_usd"])} for row in found.rows],
                 "total_usd": _number(found.total_usd),
+                "priced_usd": _number(found.priced_usd),
                 "problems": len(frames.problems),
                 "prices": {"version": table.version, "digest": table.digest},
             }
@@ -87,12 +88,13 @@ def costs(
         )
         shown.add_row(escape(str(row[by.value])), *counts, cost)
     _print_wide(shown)
-    amount = "no price" if found.total_usd is None else f"{found.total_usd:.4f} USD"
+    amount = f"{found.priced_usd:.4f} USD"
+    if found.total_usd is None:
+        amount = f"at least {amount}" if found.priced_usd else "no price"
     out.print(f"total {amount}; prices: {table.version}, digest {table.digest}", highlight=False)
     for model, count in found.unpriced.items():
-        err.print(
-            f"not in the total: {count} responses of {model}, without a price or a count", highlight=False
-        )
+        whose = f"{count} responses" if count else "what a result tells"
+        err.print(f"not in the total: {whose} of {model}, without a price or a count", highlight=False)
     if found.uncounted:
         err.print(
             f"at least: {found.uncounted} responses do not say all their counts; sums with ≥ are lower bounds",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 from harvest_nb.errors import SettingsError
 from harvest_nb.prices import PriceTable, load_prices
+from harvest_nb.tables.beyond import missing_rows, note_rest, note_result, silent_rows
 from harvest_nb.tables.columns import COLUMNS, FRAME_NAMES
 from harvest_nb.tables.costs import Pricer, total
 from harvest_nb.tables.folder import Gathered, Run, gather
@@ -18,12 +20,13 @@ from harvest_nb.tables.items import Item
 from harvest_nb.tables.messages import block_rows, join, message_rows, place, record_row
 from harvest_nb.tables.metered import endpoint_rows, note_difference
 from harvest_nb.tables.problems import Problem, Problems
-from harvest_nb.tables.reconcile import EXPLAINED_BELOW, REASONS, Account, Reconciled, reconcile
+from harvest_nb.tables.reconcile import Account, reconcile
 from harvest_nb.tables.results import Report, report, result_rows
 from harvest_nb.tables.runs import run_row, session_rows
 from harvest_nb.tables.tools import Answer, later_answers, tool_call_rows
 from harvest_nb.tables.turns import turn_rows
 from harvest_nb.tables.usage import Response, responses, usage_rows
+from harvest_nb.tables.values import as_str
 
 __all__ = ["load"]
 
@@ -132,9 +135,10 @@ class _Tabulation:
             lone_agents=_lone_agents(run),
             searched=_calls(run, _SEARCH_TOOLS),
             silent=bool(silent),
+            asked=_asked(run),
         )
         outcome = reconcile(account, self.prices)
-        self._unexplained(run, outcome, notes)
+        note_result(run, told, outcome, notes)
         for item in told.unclear if outcome.reason != "equal" else ():
             detail = (
                 "a result printed alone whose figures are more than its own usage: sub-agents and background "
@@ -154,14 +158,17 @@ class _Tabulation:
         out["blocks"].extend(block_rows(run, messages))
         out["turns"].extend(turns)
         out["tool_calls"].extend(calls)
+        costs = [row for row in costs if self.whole or not row["is_copy"]]
+        if silent and (told.cost is None or told.lone_state):
+            costs += silent_rows(run, silent)
+        # A transcript's own account goes back to the sessions it was forked from: the rows say what is new.
+        rest = [] if told.lone_state else missing_rows(run, outcome, account)
+        note_rest(run, told, rest, notes)
+        costs += rest
+        self._check_sum(run, costs, owned, notes)
         out["usage"].extend({k: v for k, v in row.items() if k != "response"} for row in owned)
         out["result_usage"].extend(results)
-        out["costs"].extend(row for row in costs if self.whole or not row["is_copy"])
-        if not told.lone_state:
-            rest = _missing_rows(run, outcome, account)
-            out["costs"].extend(rest)
-            _note_rest(run, told, rest, notes)
-        owned_usd = None if account.silent else total(row["cost_usd"] for row in owned)
+        out["costs"].extend(costs)
         not_final = {row["response"] for row in owned if not row["output_final"]}
         counts = {
             "n_records": sum(item.source != "nested" for item in run.items),
@@ -174,7 +181,7 @@ class _Tabulation:
             "n_copied": len(copied),
             "resumed_from": Counter(copied.values()).most_common(1)[0][0] if copied else None,
         }
-        row = run_row(run, counts, outcome, told, self.prices, not_final=len(not_final), owned=owned_usd)
+        row = run_row(run, counts, outcome, told, self.prices, not_final=len(not_final), costs=costs)
         metered = list(endpoint_rows(run, self.prices))
         note_difference(run, metered, results, notes)
         row["cost_endpoint_usd"] = total(one["cost_usd"] for one in metered) if metered else None
@@ -213,14 +220,15 @@ class _Tabulation:
             place = (first.line, first.offset)
             notes.append(Problem(first.file, "missing_usage", detail, *place, run_id=run.run_id))
 
-    def _unexplained(self, run: Run, outcome: Reconciled, notes: list[Problem]) -> None:
-        amount = outcome.unexplained
-        if amount is not None and abs(amount) > EXPLAINED_BELOW:
-            detail = (
-                f"of {outcome.residual or 0:.4f} USD reported less counted, {amount:.4f} have no known reason "
-                f"(the largest: {REASONS[outcome.reason]})"
-            )
-            notes.append(Problem(run.path, "unexplained_residual", detail, run_id=run.run_id))
+    def _check_sum(self, run: Run, costs: list[_Row], owned: list[_Row], notes: list[Problem]) -> None:
+        """No run that costs more than a column can hold: in none of the frames, so that all sums agree."""
+        amount = sum((row["cost_usd"] or Decimal(0) for row in costs), Decimal(0))
+        if amount < _TOO_MUCH:
+            return
+        for row in (*costs, *owned):
+            row["cost_usd"] = None
+        detail = f"the run's costs come to {amount:.0f} USD: missing, all of them"
+        notes.append(Problem(run.path, "amount_too_large", detail, run_id=run.run_id))
 
     def _check_amounts(self) -> None:
         """No amount that a column cannot hold: only nonsense in a file, added up, comes to that much."""
@@ -298,30 +306,10 @@ def _calls(run: Run, tools: frozenset[str]) -> bool:
     return any(block.name in tools for item in run.story for block in item.blocks)
 
 
-def _missing_rows(run: Run, outcome: Reconciled, account: Account) -> list[_Row]:
-    """What the result reports beyond the rows, as rows of `costs`: no response can be named for it."""
-    models = [row["model"] for row in account.usage if row["model"]]
-    model = Counter(models).most_common(1)[0][0] if models else next(
-        (item.model for item in run.story if item.model), None
-    )  # fmt: skip
-    times = [item.time for item in run.items if item.time is not None]
-    place = {"run_id": run.run_id, "session_id": run.session_id, "time": max(times, default=None)}
-    fixed = {"model": model, "is_final": True, "is_copy": False, "source": "result"}
-    return [{**place, **fixed, **row} for row in outcome.missing]
-
-
-def _note_rest(run: Run, told: Report, rest: list[_Row], notes: list[Problem]) -> None:
-    """Each model of which the result reports more than the rows, and nobody knows at what price."""
-    last = told.last
-    for model in sorted({str(row["model"]) for row in rest if row["cost_usd"] is None}):
-        parts = ", ".join(row["component"] for row in rest if str(row["model"]) == model)
-        detail = (
-            f"the result reports {parts} of {model} beyond its rows, which has no one price: the cost in `costs` is "
-            "missing, not 0; `runs` has what was reported"
-        )
-        where = (last.file, last.line, last.offset) if last else (run.path, None, None)
-        path, line, offset = where
-        notes.append(Problem(path, "unpriced_rest", detail, line, offset, run_id=run.run_id))
+def _asked(run: Run) -> set[str]:
+    """Models that the run's sessions were started with."""
+    named = [item.model for item in run.story if item.type == "system" and item.subtype == "init"]
+    return {model for model in (*named, as_str(run.meta.get("model"))) if model}
 
 
 def _problem_row(problem: Problem) -> _Row:

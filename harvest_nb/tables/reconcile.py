@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from harvest_nb.prices import PriceTable, Rates, canonical_model
-from harvest_nb.tables.costs import UNITEMISED, UNITS, priced, total
+from harvest_nb.prices import PriceTable, Rates
+from harvest_nb.tables.answered import Asked, Swap, Tokens, bare_name, tokens_of, under_answers
+from harvest_nb.tables.costs import UNITEMISED, UNITS, total
 
 __all__ = ["EXPLAINED_BELOW", "REASONS", "TOLERANCE", "Account", "Reconciled", "reconcile"]
 
@@ -20,7 +21,6 @@ EXPLAINED_BELOW = Decimal("0.01")
 
 _SPECIAL = (("speed", "fast"), ("geo", "us"), ("tier", "batch"))
 """Columns of `usage` and the value with which prices are others than the standard ones."""
-_KINDS_OF_WRITE = ("cache_write_5m_tokens", "cache_write_1h_tokens")
 
 REASONS: Mapping[str, str] = {
     "equal": "reported and counted cost agree to a millionth of a dollar",
@@ -31,6 +31,7 @@ REASONS: Mapping[str, str] = {
     "mixed_prices": "a model's responses had different prices, and the result tells them in sum only",
     "cli_price_unknown": "the CLI did not know a model's price and took another model's",
     "rows_after_result": "responses were recorded after the last result and are not in its figures",
+    "answered_by_another_model": "another model answered than was asked for: the CLI's price is that of the one asked",
     "background_model": "the CLI used a model that is in no row (titles, summaries, searches)",
     "placeholder_output": "a response has no final row: its output tokens are a placeholder",
     "subagents_not_recorded": "sub-agents worked whose responses are in no row",
@@ -55,6 +56,7 @@ class Account:
         lone_agents: whether sub-agents were started of which no response is recorded.
         silent: whether a response does not say what it used.
         searched: whether a tool was called that searches the web.
+        asked: models that the main thread was started with.
     """
 
     usage: Sequence[Mapping[str, Any]]
@@ -65,6 +67,7 @@ class Account:
     lone_agents: bool
     silent: bool = False
     searched: bool = False
+    asked: Collection[str] = ()
 
     @property
     def last(self) -> list[Mapping[str, Any]]:
@@ -80,9 +83,16 @@ class Account:
         return [{**row, "web_search_requests": row["web_search_requests"] or 0} for row in last]
 
     @property
-    def not_final(self) -> bool:
-        """Whether a response's output is a placeholder."""
-        return any(not row["output_final"] for row in self.usage)
+    def unfinished(self) -> set[str]:
+        """Models of which a response's output is a placeholder."""
+        return {bare_name(row["model"]) for row in self.usage if not row["output_final"]}
+
+    @property
+    def requests(self) -> Asked:
+        """What is known of the requests."""
+        answered = {bare_name(row["model"]) for row in self.usage if row["agent"] == "main"}
+        complete = not self.after_result and not self.resumed
+        return Asked({bare_name(model) for model in self.asked}, answered, self.unfinished, complete)
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,8 @@ class Reconciled:
     """What no reason accounts for, also where another reason is the larger part; None where nothing was reported."""
     missing: Sequence[Mapping[str, Any]] = ()
     """What the result reports and no row shows, as rows of `costs` without their place."""
+    swaps: Sequence[Swap] = ()
+    """Models that were asked for, and those that answered."""
 
     @property
     def residual(self) -> Decimal | None:
@@ -119,26 +131,36 @@ class Reconciled:
 
 def reconcile(account: Account, prices: PriceTable) -> Reconciled:
     """Set the three figures side by side and find the reason why they differ."""
-    last, used = account.last, _Used.of(account.usage)
+    last, used, counted = account.last, _Used.of(account.usage), tokens_of(account.usage)
     rows = total(row["cost_usd"] for row in account.usage)
     if account.silent and account.reported is None:
         rows = None  # with a result, that says the rest
     model_usage = total(row["cost_usd"] for row in last) if last else None
-    repriced = total(_reprice(row, used, prices) for row in last) if last else None
+    as_asked = tokens_of(last)
+    told, swaps = under_answers(counted, as_asked, account.requests) if last else (as_asked, [])
+    repriced = _reprice(told, used, prices) if last else None
     parts: dict[str, Decimal] = {}
     missing: list[dict[str, Any]] = []
-    if last:
-        for reason, amount, row in _differences(account, last, used, prices):
-            if amount is not None:
-                parts[reason] = parts.get(reason, Decimal(0)) + amount
-            if row is not None:
-                missing.append(row)
-    reason, unexplained = _reason(account, used, rows, repriced, model_usage, parts)
-    if reason in ("cli_price_unknown", "equal") or rows is None:
+    for reason, amount, row in _differences(account, counted, told, used, prices) if last else ():
+        if amount is not None:
+            parts[reason] = parts.get(reason, Decimal(0)) + amount
+        if row is not None:
+            missing.append(row)
+    if swaps and repriced is not None:
+        asked = _reprice(as_asked, used, prices)
+        # Where this table has no price for the model that was asked, the CLI's own figure says it.
+        amount = _less(model_usage if asked is None else asked, repriced)
+        parts["answered_by_another_model"] = amount or Decimal(0)
+    reason, unexplained = _reason(account, used, rows, repriced, model_usage, told, parts)
+    more = _less(account.reported, rows)
+    if reason == "equal" or rows is None:
         missing = []
-    elif not last and account.reported is not None and account.reported - rows > TOLERANCE:
-        missing = [_unitemised(account.reported - rows)]
-    return Reconciled(rows, model_usage, account.reported, repriced, reason, parts, unexplained, missing)
+    elif (not last or (told.missing and not swaps and reason != "cli_price_unknown")) and more is not None:
+        # There are no tokens to compare, or not all.
+        missing = [_unitemised(more)] if more > TOLERANCE else []
+    return Reconciled(
+        rows, model_usage, account.reported, repriced, reason, parts, unexplained, missing, swaps
+    )
 
 
 def _reason(
@@ -147,6 +169,7 @@ def _reason(
     rows: Decimal | None,
     repriced: Decimal | None,
     model_usage: Decimal | None,
+    told: Tokens,
     parts: Mapping[str, Decimal],
 ) -> tuple[str, Decimal | None]:
     """The largest reason, and the USD that none accounts for."""
@@ -162,7 +185,7 @@ def _reason(
     if not account.usage and reported > TOLERANCE:
         return "no_rows", drift
     if rows is None:
-        return _without_cost(account.usage), drift
+        return _without_cost(tokens_of(account.usage)), drift
     residual = reported - rows
     if abs(residual) <= TOLERANCE:
         return "equal", Decimal(0)
@@ -172,53 +195,50 @@ def _reason(
         reason = _reason_without_tokens(account, residual)
         return reason, residual if reason == "unexplained" else Decimal(0)
     if repriced is None:
-        if any(used.given(_undated(row["model"])) is None for row in last):
+        if any(used.given(model) is None for model in told.counts):
             return "mixed_prices", drift
-        return _without_cost(last), drift  # of a model that only the result names
+        return _without_cost(told), drift  # of a model that only the result names
     # What the same tokens cost at the CLI's prices and at this table's.
-    known = {**parts, "price_table_differs": reported - drift - repriced}
+    swapped = parts.get("answered_by_another_model", Decimal(0))
+    known = {**parts, "price_table_differs": reported - drift - repriced - swapped}
     unexplained = residual - sum(known.values(), Decimal(0))
     if abs(unexplained) > EXPLAINED_BELOW or not any(known.values()):
         known["unexplained"] = unexplained
     return max(known, key=lambda name: abs(known[name])), unexplained
 
 
-def _without_cost(rows: Sequence[Mapping[str, Any]]) -> str:
-    split = any(row[key] is None for row in rows for key in UNITS.values() if key not in _KINDS_OF_WRITE)
-    written = any(_written(row) is None for row in rows)
-    return "count_missing" if split or written else "unpriced_model"
+def _without_cost(tokens: Tokens) -> str:
+    return "count_missing" if tokens.missing else "unpriced_model"
 
 
 def _reason_without_tokens(account: Account, residual: Decimal) -> str:
     """Without `modelUsage` there are no tokens to compare."""
     if residual < 0:
         return "resumed_process" if account.resumed else "unexplained"
-    if account.lone_agents and not account.not_final:
+    if account.lone_agents and not account.unfinished:
         return "subagents_not_recorded"
-    return "placeholder_output" if account.not_final else "unexplained"
+    return "placeholder_output" if account.unfinished else "unexplained"
 
 
 def _differences(
-    account: Account, last: Sequence[Mapping[str, Any]], used: _Used, prices: PriceTable
+    account: Account, counted: Tokens, told: Tokens, used: _Used, prices: PriceTable
 ) -> Iterator[tuple[str, Decimal | None, dict[str, Any] | None]]:
     """Reason, USD and missing row of every count in which the rows and the result differ."""
-    (counted, unclear), (told, silent) = _tokens(account.usage), _tokens(last)
-    open_models = {_undated(row["model"] or "") for row in account.usage if not row["output_final"]}
-    names = {_undated(row["model"] or ""): row["model"] for row in (*account.usage, *last)}
-    for model in sorted(counted.keys() | told.keys()):
-        given = used.given(model)
-        rates = None if given is None else prices.rates(names[model] or "", when=used.when(model), **given)
-        mine, theirs = counted.get(model, Counter()), told.get(model, Counter())
+    unfinished = account.unfinished
+    for model in sorted(counted.counts.keys() | told.counts.keys()):
+        name = told.names[model]
+        rates = used.rates(model, name, prices)
+        mine, theirs = (side.counts.get(model, Counter()) for side in (counted, told))
         for component, units in UNITS.items():
             more = theirs[units] - mine[units]
-            if not more or (model, units) in unclear | silent:
+            if not more or (model, units) in counted.missing | told.missing:
                 continue
-            reason = _why(account, model, component, more, counted, open_models)
+            reason = _why(account, model, component, more, counted, unfinished)
             amount = rates.cost(component, abs(more)) if rates else None
             row = None
             if more > 0:
                 row = {
-                    "model": names[model],
+                    "model": name,
                     "component": component,
                     "units": more,
                     "rate_usd": rates.rate(component) if rates else None,
@@ -229,52 +249,17 @@ def _differences(
 
 
 def _why(
-    account: Account,
-    model: str,
-    component: str,
-    more: int,
-    counted: Mapping[str, Counter[str]],
-    open_models: set[str],
+    account: Account, model: str, component: str, more: int, counted: Tokens, unfinished: Collection[str]
 ) -> str:
     if more < 0:
         return "resumed_process" if account.resumed else "rows_not_in_result"
     if not account.usage:
         return "no_rows"
-    if component == "output" and model in open_models:
+    if component == "output" and model in unfinished:
         return "placeholder_output"
     if account.lone_agents:
         return "subagents_not_recorded"
-    return "background_model" if model not in counted else "requests_not_recorded"
-
-
-def _tokens(
-    rows: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, Counter[str]], set[tuple[str, str]]]:
-    """Counts by model, under its undated name, and which of them a row leaves out.
-
-    A response may name a date that the request did not.
-    """
-    tokens: dict[str, Counter[str]] = {}
-    missing: set[tuple[str, str]] = set()
-    for row in rows:
-        model = _undated(row["model"] or "")
-        counter = tokens.setdefault(model, Counter())
-        written = _written(row)
-        figures = {**row, **(written or dict.fromkeys(_KINDS_OF_WRITE))}
-        for key in UNITS.values():
-            counter[key] += figures[key] or 0
-            if figures[key] is None:
-                missing.add((model, key))
-    return tokens, missing
-
-
-def _written(row: Mapping[str, Any]) -> dict[str, int] | None:
-    """Cache writes of a row of `usage` or `result_usage` by kind; `None` where it does not say."""
-    five, hour = (row[key] for key in _KINDS_OF_WRITE)
-    if five is None and hour is None:
-        # An older CLI's `modelUsage`: there was nothing but 5 minutes.
-        five, hour = row.get("cache_write_tokens"), 0
-    return None if five is None or hour is None else dict(zip(_KINDS_OF_WRITE, (five, hour), strict=True))
+    return "background_model" if model not in counted.counts else "requests_not_recorded"
 
 
 @dataclass(frozen=True)
@@ -285,26 +270,24 @@ class _Used:
     """Time of its first response; that of all models is under the empty name."""
     conditions: Mapping[str, set[tuple[tuple[str, str], ...]]]
     """What made the prices of a model's responses others than the standard ones."""
-    hourly: frozenset[str]
-    """Models with cache writes for an hour."""
 
     @staticmethod
     def of(usage: Sequence[Mapping[str, Any]]) -> _Used:
         first: dict[str, Any] = {}
         conditions: dict[str, set[tuple[tuple[str, str], ...]]] = {}
-        hourly: set[str] = set()
         for row in usage:
-            model = _undated(row["model"] or "")
+            model = bare_name(row["model"])
             for name in {model, ""} if row["time"] is not None else ():
                 first[name] = min(first.get(name, row["time"]), row["time"])
             given = tuple(item for item in _SPECIAL if row[item[0]] == item[1])
             conditions.setdefault(model, set()).add(given)
-            if row["cache_write_1h_tokens"]:
-                hourly.add(model)
-        return _Used(first, conditions, frozenset(hourly))
+        return _Used(first, conditions)
 
-    def when(self, model: str) -> Any:
-        return self.first.get(model, self.first.get(""))
+    def rates(self, model: str, name: str, prices: PriceTable) -> Rates | None:
+        """The prices of all of a model's responses; `None` where they had not the same, or it has none."""
+        given = self.given(model)
+        when = self.first.get(model, self.first.get(""))
+        return None if given is None else prices.rates(name, when=when, **given)
 
     def given(self, model: str) -> dict[str, Any] | None:
         """What the prices of all of a model's responses hang on; `None` where it was not the same for all."""
@@ -312,34 +295,25 @@ class _Used:
         return dict(next(iter(found))) if len(found) == 1 else None
 
 
-def _reprice(row: Mapping[str, Any], used: _Used, prices: PriceTable) -> Decimal | None:
-    """`modelUsage` of one model at this table's prices; `None` where that cannot be said.
+def _reprice(told: Tokens, used: _Used, prices: PriceTable) -> Decimal | None:
+    """`modelUsage` at this table's prices; `None` where that cannot be said.
 
     Its figures are sums over requests, so what depends on the single request is unknown: the premium for
-    long prompts, fast mode where not all were in it, and in older CLIs how long the cache writes were to be kept.
+    long prompts, and fast mode where not all were in it.
     """
-    model = _undated(row["model"])
-    given = used.given(model)
-    if given is None:
-        return None
-    written = _written(row)
-    if written is None:
-        return None
-    guessed = row["cache_write_5m_tokens"] is None and written["cache_write_5m_tokens"] > 0
-    if guessed and model in used.hourly:
-        return None
-    row = {**row, **written}
-    rates: Rates | None = prices.rates(row["model"], when=used.when(model), **given)
-    return priced(row, rates)
+    amounts: list[Decimal | None] = []
+    for model, counter in told.counts.items():
+        rates = used.rates(model, told.names[model], prices)
+        for component, units in UNITS.items():
+            if (model, units) in told.missing:
+                return None
+            if counter[units]:
+                amounts.append(rates.cost(component, counter[units]) if rates else None)
+    return total(amounts)
 
 
 def _unitemised(amount: Decimal) -> dict[str, Any]:
     return {"component": UNITEMISED, "cost_usd": amount, "price_source": "total_cost_usd of the result"}
-
-
-def _undated(model: str) -> str:
-    head, _, tail = canonical_model(model).rpartition("-")
-    return head if len(tail) == 8 and tail.isdigit() else canonical_model(model)
 
 
 def _less(left: Decimal | None, right: Decimal | None) -> Decimal | None:

@@ -9,7 +9,7 @@ loaded too, or where its own `usage` is all there is; else it is a problem.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
@@ -21,10 +21,12 @@ from harvest_nb.tables.items import Item
 from harvest_nb.tables.usage import counts
 from harvest_nb.tables.values import as_dict, as_str, as_total, as_usd, to_json
 
-__all__ = ["Report", "Told", "report", "result_rows"]
+__all__ = ["Report", "Told", "odd_figures", "report", "result_rows"]
 
 _MORE = ("cacheCreationEphemeral5mInputTokens", "cacheCreationEphemeral1hInputTokens", "webSearchRequests")
 _KEYS = ("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheCreationInputTokens")
+
+_NOISE = Decimal("0.000001")
 
 _Carried = Mapping[str, Mapping[str, Any]]
 """Figures of `modelUsage` by model."""
@@ -95,9 +97,9 @@ def report(run: Run) -> Report:
         before, prompted = item, 0
         since.clear()
         results.append(Told(item, process, carried))
-        cost = as_usd(item.whole.get("total_cost_usd"))
+        cost = _since(as_usd(item.whole.get("total_cost_usd")), _cost_of(carried))
         if cost is not None:
-            costs[process] = cost - _cost_of(carried)
+            costs[process] = cost
     whole = sum(costs.values(), Decimal(0)) if costs else None
     return Report(whole, process, tuple(results))
 
@@ -148,9 +150,9 @@ def _told_alone(alone: list[Item]) -> Report:
         figures = {model: _figures(as_dict(usage)) for model, usage in models.items()}
         known.append((sums, figures))
         by_sum.setdefault(sums, []).append(known[-1])
-        cost = as_usd(item.whole.get("total_cost_usd"))
+        cost = _since(as_usd(item.whole.get("total_cost_usd")), _cost_of(carried))
         if cost is not None:
-            costs.append(cost - _cost_of(carried))
+            costs.append(cost)
     whole = sum(costs, Decimal(0)) if costs else None
     return Report(whole, len(results), tuple(results), tuple(unclear))
 
@@ -175,6 +177,11 @@ def _holds(models: Mapping[str, Any], older: _Carried) -> bool:
 def _figures(usage: dict[str, Any]) -> dict[str, Any]:
     known = {key: as_total(usage.get(key)) or 0 for key in (*_KEYS, *_MORE)}
     return {**known, "costUSD": str(as_usd(usage.get("costUSD")) or Decimal(0))}
+
+
+def _since(cost: Decimal | None, older: Decimal) -> Decimal | None:
+    """What was added to an amount; `None` where it has become less by more than the CLI's floats may be off."""
+    return None if cost is None or older - cost > _NOISE else max(cost - older, Decimal(0))
 
 
 def _cost_of(carried: _Carried) -> Decimal:
@@ -251,6 +258,24 @@ def _prompt_tokens(item: Item) -> int:
     return sum(found[key] or 0 for key in keys)
 
 
+def odd_figures(result: Item) -> Iterator[tuple[str, str]]:
+    """Reason and detail of every figure in a result that cannot be one: below nothing, or more than anything costs."""
+    told = result.whole
+    amounts = [("total_cost_usd", told.get("total_cost_usd"))]
+    for model, usage in as_dict(told.get("modelUsage")).items():
+        amounts.append((f"costUSD of {model}", as_dict(usage).get("costUSD")))
+        for key in (*_KEYS, *_MORE):
+            count = as_dict(usage).get(key)
+            if count is not None and as_total(count) is None:
+                yield (
+                    "bad_count",
+                    f"{key} of {model} is {str(count)[:40]}: no count, so it is taken as missing",
+                )
+    for name, amount in amounts:
+        if amount is not None and as_usd(amount) is None:
+            yield "bad_amount", f"{name} is {str(amount)[:40]}: no amount of USD, so it is taken as missing"
+
+
 def result_rows(run: Run, told: Report) -> list[dict[str, Any]]:
     """Rows of `result_usage`: one per result and model. A result without `modelUsage` gives none."""
     rows: list[dict[str, Any]] = []
@@ -263,8 +288,7 @@ def result_rows(run: Run, told: Report) -> list[dict[str, Any]]:
         for model, usage in as_dict(item.whole.get("modelUsage")).items():
             carried = one.carried.get(model, {})
             older = as_usd(carried.get("costUSD")) or Decimal(0)
-            cost = as_usd(as_dict(usage).get("costUSD"))
-            own = None if cost is None else cost - older
+            own = _since(as_usd(as_dict(usage).get("costUSD")), older)
             rows.append(
                 {
                     "run_id": run.run_id,
@@ -292,8 +316,8 @@ def result_rows(run: Run, told: Report) -> list[dict[str, Any]]:
 
 def _result_counts(usage: dict[str, Any], carried: Mapping[str, Any]) -> dict[str, int | None]:
     def since(key: str) -> int | None:
-        count = as_total(usage.get(key))
-        return None if count is None else count - int(carried.get(key, 0))
+        count, older = as_total(usage.get(key)), int(carried.get(key, 0))
+        return None if count is None or count < older else count - older
 
     return {
         "input_tokens": since("inputTokens"),

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from harvest_nb.prices import PriceTable
+from harvest_nb.tables.costs import total
 from harvest_nb.tables.folder import Run
 from harvest_nb.tables.items import Item
 from harvest_nb.tables.reconcile import Reconciled
@@ -46,20 +47,20 @@ def project_of(run: Run) -> str | None:
 def run_row(
     run: Run,
     counts: Mapping[str, Any],
-    costs: Reconciled,
+    outcome: Reconciled,
     told: Report,
     prices: PriceTable,
     *,
     not_final: int,
-    owned: Decimal | None,
+    costs: Iterable[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The row of `runs`.
 
     Args:
         counts: its columns that other frames know.
-        costs, told: its account, and the results that it is set against.
+        outcome, told: its account, and the results that it is set against.
         not_final: responses with a placeholder for output tokens.
-        owned: USD of the responses that count as this run's.
+        costs: its rows of `costs`.
     """
     meta, marks = run.meta, as_dict(run.meta.get("marks"))
     init = next((item for item in run.story if item.subtype == "init"), None)
@@ -72,10 +73,9 @@ def run_row(
     results = [one.item for one in told.results if one.item.type == "result"]
     last = results[-1].whole if results else {}
     versions = [item.version for item in run.items if item.version]
-    best, source, bound = _best(costs, not_final)
-    if told.lone_state:
-        # A transcript's own account goes back to the sessions it was forked from: the rows say what is new.
-        best, source, bound = owned, "none" if owned is None else "rows", not_final > 0
+    costs = list(costs)
+    cost = total(row["cost_usd"] for row in costs)
+    sources = {row["source"] for row in costs} or {"rows"}
     return {
         "run_id": run.run_id,
         "kind": run.kind,
@@ -115,18 +115,20 @@ def run_row(
         "n_compactions": sum(item.subtype == "compact_boundary" for item in run.story),
         **counts,
         "n_processes": told.processes,
-        "cost_usd": best,
-        "cost_source": source,
-        "cost_is_lower_bound": bound,
-        "cost_rows_usd": costs.rows,
-        "cost_model_usage_usd": costs.model_usage,
-        "cost_reported_usd": costs.reported,
-        "cost_repriced_usd": costs.repriced,
-        "residual_usd": costs.residual,
-        "residual_tokens_usd": costs.residual_tokens,
-        "residual_prices_usd": costs.residual_prices,
-        "residual_reason": costs.reason,
-        "residual_parts": to_json({key: f"{value:f}" for key, value in costs.parts.items()}) if costs.parts else None,
+        "cost_usd": cost,
+        "cost_source": "none" if cost is None else "both" if len(sources) > 1 else sources.pop(),
+        "cost_is_lower_bound": None if cost is None else _is_bound(outcome, told, not_final),
+        "cost_rows_usd": outcome.rows,
+        "cost_model_usage_usd": outcome.model_usage,
+        "cost_reported_usd": outcome.reported,
+        "cost_repriced_usd": outcome.repriced,
+        "residual_usd": outcome.residual,
+        "residual_tokens_usd": outcome.residual_tokens,
+        "residual_prices_usd": outcome.residual_prices,
+        "residual_reason": outcome.reason,
+        "residual_parts": to_json({key: f"{value:f}" for key, value in outcome.parts.items()})
+        if outcome.parts
+        else None,
         "price_version": prices.version,
         "price_digest": prices.digest,
     }  # fmt: skip
@@ -157,19 +159,11 @@ def session_rows(runs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _best(costs: Reconciled, not_final: int) -> tuple[Decimal | None, str, bool | None]:
-    """The most trustworthy figure: the CLI's own, unless it does not hold, and then the rows'."""
-    incomplete = not_final > 0
-    if costs.reason == "cli_price_unknown":
-        return costs.rows, "rows" if costs.rows is not None else "none", incomplete
-    low = costs.reason in ("rows_after_result", "resumed_process", "rows_not_in_result")
-    if low and costs.rows is not None and costs.reported is not None:
-        return max(costs.rows, costs.reported), "rows" if costs.rows > costs.reported else "reported", True
-    if costs.reported is not None:
-        return costs.reported, "reported", False
-    if costs.rows is not None:
-        return costs.rows, "rows", incomplete
-    return None, "none", None
+def _is_bound(outcome: Reconciled, told: Report, not_final: int) -> bool:
+    """Whether tokens are left out that nobody counted: no result tells the rest of a placeholder, or of a process."""
+    if outcome.reported is None or told.lone_state:
+        return not_final > 0
+    return outcome.reason in ("rows_after_result", "resumed_process", "rows_not_in_result")
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -39,9 +39,11 @@ class Totals:
     by: By
     rows: list[dict[str, Any]]
     total_usd: Decimal | None
-    """The sum of everything that has a price; missing if nothing has one."""
+    """What everything cost; missing if a part of it has no price."""
+    priced_usd: Decimal
+    """The sum of everything that has a price."""
     unpriced: dict[str, int] = field(default_factory=dict)
-    """Responses without a price, by model."""
+    """Responses without a price, by model; 0 where only a result tells of them."""
     not_final: int = 0
     uncounted: int = 0
     """Responses that do not say all their counts."""
@@ -58,19 +60,17 @@ class _Sum:
 
 
 def totals(frames: Frames, by: By = "model") -> Totals:
-    """Add up `usage`, and what results report beyond it.
+    """Add up the tokens of `usage`, and of what results report beyond it, and all of `costs`.
 
     A response that called several tools stands in a row of its own ("Bash + Read"), so that rows add up.
     Output counts as not final where no result has told the whole.
     """
     sums: dict[str, _Sum] = {}
-    total, any_priced = Decimal(0), False
-    unpriced: dict[str, int] = {}
     uncounted = 0
     told = set(frames.result_usage.loc[frames.result_usage["is_last"], "run_id"]) & _completed(frames)
     key = _keys(frames, by)
     for row in _records(
-        frames.usage, ["run_id", "session_id", "turn", "model", "time", "output_final", "cost_usd", *TOKENS]
+        frames.usage, ["run_id", "session_id", "turn", "model", "time", "output_final", *TOKENS]
     ):
         group = sums.setdefault(key(row), _Sum())
         group.responses += 1
@@ -81,30 +81,29 @@ def totals(frames: Frames, by: By = "model") -> Totals:
             group.unknown[name] = group.unknown.get(name, 0) + 1
         for name in TOKENS:
             group.tokens[name] += row[name] or 0
-        if row["cost_usd"] is None:
-            group.priced = False
-            unpriced[str(row["model"])] = unpriced.get(str(row["model"]), 0) + 1
-        else:
-            group.cost += row["cost_usd"]
-            total, any_priced = total + row["cost_usd"], True
-    extra = frames.costs[frames.costs["source"] == "result"]
-    for row in _records(extra, ["run_id", "session_id", "model", "time", "component", "units", "cost_usd"]):
-        group = sums.setdefault(_NOT_RECORDED if by == "tool" else key({**row, "turn": None}), _Sum())
-        if row["component"] in _UNITS:
+    unpriced: dict[str, set[Any]] = {}
+    columns = ["run_id", "session_id", "message_id", "iteration", "turn", "model", "time", "source"]
+    for row in _records(frames.costs, [*columns, "component", "units", "cost_usd"]):
+        beyond = row["source"] == "result"
+        group = sums.setdefault(_NOT_RECORDED if by == "tool" and beyond else key(row), _Sum())
+        if beyond and row["component"] in _UNITS:
             group.tokens[_UNITS[row["component"]]] += row["units"] or 0
         if row["cost_usd"] is None:
             group.priced = False
-            unpriced.setdefault(str(row["model"]), 0)
+            whose = unpriced.setdefault(str(row["model"]), set())
+            if not beyond:
+                whose.add(tuple(row[name] for name in ("run_id", "message_id", "iteration", "turn", "time")))
         else:
             group.cost += row["cost_usd"]
-            total, any_priced = total + row["cost_usd"], True
     ordered = sorted(
         sums.items(), key=(lambda kv: kv[0]) if by == "day" else (lambda kv: (-kv[1].cost, kv[0]))
     )
     rows = [_row(by, name, group) for name, group in ordered]
-    whole = total if any_priced or not rows else None
+    priced = sum((group.cost for group in sums.values()), Decimal(0))
+    whole = priced if all(group.priced for group in sums.values()) else None
     not_final = sum(group.not_final for group in sums.values())
-    return Totals(by, rows, whole, unpriced, not_final, uncounted)
+    counts = {model: len(responses) for model, responses in unpriced.items()}
+    return Totals(by, rows, whole, priced, counts, not_final, uncounted)
 
 
 def _row(by: str, name: str, group: _Sum) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def _row(by: str, name: str, group: _Sum) -> dict[str, Any]:
 
 def _completed(frames: Frames) -> set[str]:
     """Runs whose rows and result together make the whole."""
-    good = ~frames.runs["residual_reason"].isin(["cli_price_unknown", "count_missing", "unpriced_model"])
+    good = ~frames.runs["residual_reason"].isin(["count_missing", "unpriced_model"])
     return set(frames.runs.loc[good, "run_id"])
 
 

@@ -76,14 +76,14 @@ def as_float(value: Any) -> float | None:
 
 
 def as_usd(value: Any) -> Decimal | None:
-    """An amount as an exact decimal, at most 12 places: JSON's floats carry noise beyond them."""
+    """What something cost, as an exact decimal of at most 12 places: JSON's floats carry noise beyond them."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         amount = Decimal(str(value))
     except InvalidOperation:
         return None
-    if not amount.is_finite() or abs(amount) >= 1_000_000:
+    if not amount.is_finite() or not 0 <= amount < 1_000_000:
         return None
     return amount.quantize(Decimal("1e-12"))
 

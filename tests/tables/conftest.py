@@ -158,7 +158,10 @@ class Writer:
         self.tool_result(4.25, "toolu_1", "1 2")
         self.answer(5.0, "msg_b", [self.text("One, two.")], self.usage(20, 30, 0, 500, 3000), **more)
         self.result(
-            9.0, 0.02121, {MODEL: self.model_usage(120, 80, 1000, 2500, 3000, 0.02121)}, result="One, two."
+            9.0,
+            0.02121,
+            {self.model: self.model_usage(120, 80, 1000, 2500, 3000, 0.02121)},
+            result="One, two.",
         )
         return self
 
@@ -232,7 +235,8 @@ class _Endpoint(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
         stop = "end_turn"
-        head = {"id": reply["id"], "type": "message", "role": "assistant", "model": body["model"]}
+        head = {"id": reply["id"], "type": "message", "role": "assistant"}
+        head["model"] = reply.get("model", body["model"])
         early = {**reply["usage"], "output_tokens": min(1, reply["usage"]["output_tokens"])}
         self._send("message_start", message={**head, "content": [], "stop_reason": None, "usage": early})
         for index, block in enumerate(reply["content"]):
@@ -259,9 +263,26 @@ def _bundled_cli() -> Path:
 
 
 @pytest.fixture
-def drive(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Runs the real CLI against scripted replies and gives the run folder of what it said."""
+def replying() -> Iterator[Callable[[list[dict[str, Any]]], str]]:
+    """Serves scripted replies, each under the model it names or else the one that was asked; gives the base URL."""
     servers: list[ThreadingHTTPServer] = []
+
+    def serve(replies: list[dict[str, Any]]) -> str:
+        handler = type("Handler", (_Endpoint,), {"replies": list(replies)})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def drive(tmp_path: Path, replying: Callable[[list[dict[str, Any]]], str]) -> Callable[..., Path]:
+    """Runs the real CLI against scripted replies and gives the run folder of what it said."""
 
     def run(
         replies: list[dict[str, Any]],
@@ -270,17 +291,13 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         model: str = MODEL,
         options: tuple[str, ...] = (),
     ) -> Path:
-        handler = type("Handler", (_Endpoint,), {"replies": list(replies)})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         home, work, folder = (tmp_path / name for name in ("home", "work", "recorded"))
         for path in (home, work):
             path.mkdir(exist_ok=True)
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(home),
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+            "ANTHROPIC_BASE_URL": replying(replies),
             "CLAUDE_CODE_OAUTH_TOKEN": "made-up",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         }
@@ -288,10 +305,7 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         argv += ["stream-json", "--model", model, "--allowedTools", "Bash", *options]
         return _record(argv, environment, work, home, folder, prompts)
 
-    yield run
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return run
 
 
 def _record(

@@ -61,7 +61,7 @@ def test_without_a_transcript_the_streams_output_is_called_a_placeholder(writer)
     assert run["cost_rows_usd"] == Decimal("0.02007")
     assert run["residual_usd"] == run["residual_tokens_usd"] == Decimal("0.00114")
     assert run["residual_reason"] == "placeholder_output"
-    assert (run["cost_usd"], run["cost_source"]) == (Decimal("0.02121"), "reported")
+    assert (run["cost_usd"], run["cost_source"]) == (Decimal("0.02121"), "both")
     assert not run["cost_is_lower_bound"]
     rows = frames.costs.query("source == 'rows'")
     assert not rows.query("component == 'output'")["is_final"].any()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-import pandas as pd
-
 from harvest_nb.prices import load_prices
 from harvest_nb.tables import load, validate
 from harvest_nb.tables.totals import totals
@@ -27,10 +25,13 @@ def test_amounts_beyond_a_million_dollars_are_missing_and_told(tmp_path):
         log.answer(number, f"msg_{number}", usage(1, 10**9, 10**9, 0, 10**9), model="claude-opus-4-1")
     frames = load(log.write(tmp_path / "a.jsonl"))
     assert [problem for name, frame in frames for problem in validate(name, frame)] == []
-    assert pd.isna(frames.runs["cost_rows_usd"].iloc[0])
+    assert frames.runs[["cost_usd", "cost_rows_usd"]].isna().all(axis=None)
     assert "amount_too_large" in set(frames.problems["reason"])
-    assert frames.usage["cost_usd"].notna().all()
-    assert totals(frames).total_usd == sum(frames.usage["cost_usd"])
+    # In one frame as in all.
+    assert frames.usage["cost_usd"].isna().all()
+    assert frames.costs["cost_usd"].isna().all()
+    assert totals(frames).total_usd is None
+    assert totals(frames).priced_usd == 0
     for view in ("corpus", "session"):
         assert len(load(tmp_path, view=view).runs) == 1
 

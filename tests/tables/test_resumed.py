@@ -120,14 +120,14 @@ def test_single_results_of_one_session_in_files_of_their_own(tmp_path):
     for number, total in enumerate((0.01, 0.03)):
         told = {**result(total, {MODEL: model_usage(1000, 0, 0, 0, 0, total)}), "session_id": SESSION}
         (tmp_path / f"{number}.json").write_text(json.dumps(told))
-    assert load(tmp_path).runs["cost_usd"].tolist() == [Decimal("0.04")]
+    assert load(tmp_path).runs["cost_reported_usd"].tolist() == [Decimal("0.04")]
     for number, total in enumerate((0.01, 0.03)):
         told = {
             **result(total, {MODEL: model_usage(1000 + number, 0, 0, 0, 0, total)}),
             "session_id": SESSION,
         }
         (tmp_path / f"{number}.json").write_text(json.dumps({**told, "subagent_stats": {"spawned": 0}}))
-    assert load(tmp_path).runs["cost_usd"].tolist() == [Decimal("0.03")]
+    assert load(tmp_path).runs["cost_reported_usd"].tolist() == [Decimal("0.03")]
 
 
 def test_two_branches_of_one_session_printed_alone(tmp_path):

@@ -6,7 +6,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from harvest_nb.tables import Frames, load
@@ -48,8 +47,8 @@ def test_where_all_had_the_same_prices_the_rest_has_them_too(tmp_path, given, fa
 def test_where_they_had_different_prices_nobody_knows_which_the_rest_had(tmp_path):
     frames = placeholders(tmp_path, 0.11, 1000, {"speed": "fast"}, {"speed": "standard"})
     run = frames.runs.iloc[0]
-    assert (run["residual_reason"], run["cost_usd"]) == ("mixed_prices", Decimal("0.11"))
-    assert pd.isna(run["cost_repriced_usd"])
+    assert (run["residual_reason"], run["cost_reported_usd"]) == ("mixed_prices", Decimal("0.11"))
+    assert run[["cost_usd", "cost_repriced_usd"]].isna().all()
     rest = frames.costs[frames.costs["source"] == "result"]
     assert rest["units"].tolist() == [998]
     assert rest["cost_usd"].isna().all()
@@ -68,4 +67,5 @@ def test_a_model_without_a_price_that_only_the_result_names_is_told(tmp_path):
     (problem,) = frames.problems.to_dict("records")
     assert (problem["reason"], problem["line"], problem["run_id"]) == ("unpriced_rest", 3, SESSION)
     assert "claude-nonsense-9" in problem["detail"]
-    assert frames.runs["cost_usd"].tolist() == [Decimal("0.403")]
+    assert frames.runs["cost_usd"].isna().all()
+    assert frames.runs["cost_reported_usd"].tolist() == [Decimal("0.403")]
