@@ -6,6 +6,8 @@ HTML's entities, in UTF-16, in hexadecimal as od, xxd and hexdump write it, and 
 be done to a value. Not found are: one that is reversed, in capitals, spaced letter by letter, or taken apart; base32,
 octal and decimal numbers, two-byte words; two such encodings of one another, and what is compressed or encrypted;
 blocks that a dump leaves out as repeated (`*`); a value that is split over two messages, two files, or two lines.
+One that holds what looks like an escape itself (`%25`, `&amp;`, `\\u0000`) is found as it is, percent-encoded, in JSON,
+hexadecimal and base64 alone.
 Whatever has the published shape of a credential is caught besides, so that a token nobody declared is not published.
 """
 

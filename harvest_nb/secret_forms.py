@@ -49,7 +49,7 @@ _CUT_LINE = (
 _CUT_SHOWN = re.compile(r"[ 0-9a-fA-F]{0,100}(?:  [^\r\n]{0,40})?\Z")
 _SHORT = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 _SEARCHED = 4  # elements that a search looks for before the whole form is tried
-_NESTED = 3  # a file of JSON, in a tool's input that streams as JSON, in a line of JSON
+_NESTED = 6  # levels of JSON in JSON, as of a file in a tool's input in a line of a stream
 _NAMES: dict[str, list[str]] = {}
 for _name, _text in html5.items():
     if _name.endswith(";"):

@@ -21,7 +21,8 @@ from harvest_nb.redact import Pieces, Redactor
 AWKWARD = "/+=&<>'\"%\\"
 PLAIN = "ABCXYZabcxyz0123456789-_."
 edges = st.text(PLAIN + AWKWARD, min_size=6, max_size=6)
-begins = edges.map("Q{}".format)  # in one place alone: a row of zeros may be found a character earlier
+# What is in one place alone tells where a value begins and ends: of a row of zeros, a neighbour may be taken for one.
+begins, ends = edges.map("Q{}".format), edges.map("{}J".format)
 middles = st.integers(1, 100).flatmap(
     lambda size: st.tuples(*[st.text(PLAIN + AWKWARD, min_size=size, max_size=size)] * 2)
 )
@@ -81,13 +82,11 @@ def test_what_is_left_of_a_secret_does_not_depend_on_it(command: list[str]) -> N
         pytest.skip(f"{command[0]} is not installed")
 
     @settings(max_examples=3 if len(command[-1]) > 15 else 6)
-    @given(begins, middles, edges, around, around)
+    @given(begins, middles, ends, around, around)
     def check(begin: str, both: tuple[str, str], end: str, before: str, after: str) -> None:
         secrets = [begin + middle + end for middle in both]
-        if (
-            command[0] != "jq"
-        ):  # in UTF-16 and in one row, backslashes are more than a redactor can tell apart
-            secrets = [secret.replace("\\\\", "\\.") for secret in secrets]
+        # They hold nothing that looks like an escape itself, nor backslashes in a row, which UTF-16 takes apart.
+        secrets = [re.sub(r"%(?=25|00)|\\(?=[ux\\])|&(?=amp;|#)", ".", secret) for secret in secrets]
         for one, two in zip(*(printed(command, before + secret + after) for secret in secrets), strict=True):
             nested = [(one, two)]
             for ascii_only in (True, False):  # as in a line of a stream, and in a tool's input in it
@@ -104,7 +103,7 @@ def test_what_is_left_of_a_secret_does_not_depend_on_it(command: list[str]) -> N
 
 
 @given(
-    begins, middles, edges, around, around, st.sampled_from([c for c in COMMANDS if c[0] in ("base64", "xxd", "od")]),
+    begins, middles, ends, around, around, st.sampled_from([c for c in COMMANDS if c[0] in ("base64", "xxd", "od")]),
     st.none() | st.lists(st.integers(0, 5000), max_size=30),
 )  # fmt: skip
 @settings(max_examples=40)
