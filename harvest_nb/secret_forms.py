@@ -117,7 +117,8 @@ def forms_of(value: str) -> list[Form]:
         for _ in range(_NESTED):
             escaped.append(json.dumps(escaped[-1], ensure_ascii=ascii_only)[1:-1])
         escaped.append(value)
-    forms = [_as_characters(value), _as_digits(raw)]
+    # Words of two bytes hold a value's middle alone where it begins or ends within one.
+    forms = [_as_characters(value), _as_digits(raw), _as_words(raw), _as_words(raw[1:])]
     if set(value) & set("\\%&'^\0"):  # what looks like an escape may be the value's own
         forms += [_form([[(letter, "")] for letter in text]) for text in {*escaped, percent}]
     for text in {value, escaped[1], percent}:
@@ -142,6 +143,14 @@ def _as_digits(raw: bytes) -> Form:
     bytes_ = map(_either, spelled[1:])
     elements = ["|".join([*(gap + byte for gap in _GAPS), f"  {byte}(?= )"]) for byte in bytes_]
     return _made(spelled[0], elements, _CUT_LINE, [_shown(byte) for byte in raw])
+
+
+def _as_words(raw: bytes) -> Form:
+    """Return the form that `od -x` and hexdump print on most machines: words of two bytes, the second one first."""
+    numbers = [raw[at] | raw[at + 1] << 8 for at in range(0, len(raw) - 1, 2)]
+    spelled = [_word(number) for number in numbers]
+    elements = ["|".join(gap + word for gap in _GAPS[:2]) for word in map(_either, spelled[1:])]
+    return _made(spelled[0], elements, _CUT_LINE)
 
 
 def _form(spelled: Sequence[Spellings], gap: str = "") -> Form:
@@ -222,6 +231,12 @@ def _characters(part: str, escaped: bool = False, last: bool = False) -> Spellin
 def _digits(byte: int) -> Spellings:
     high, low = divmod(byte, 16)
     return [(letter, _hex(f"{low:x}")) for letter in sorted({f"{high:x}", f"{high:X}"})]
+
+
+@lru_cache(maxsize=1024)
+def _word(number: int) -> Spellings:
+    text = f"{number:04x}"
+    return [(letter, _hex(text[1:])) for letter in sorted({text[0], text[0].upper()})]
 
 
 @lru_cache(maxsize=256)
