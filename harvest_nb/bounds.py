@@ -1,4 +1,4 @@
-"""How much is taken at most of what comes from outside: from sandboxes, endpoints and other people's files.
+"""Limits on input from outside: from sandboxes, endpoints and other people's files.
 
 Each bound can be set by an environment variable, `HARVEST_MAX_` and its name in capital letters.
 """
@@ -17,7 +17,8 @@ from harvest_nb.errors import SettingsError
 __all__ = ["Bounds", "bounds", "json_within"]
 
 _MIB = 1024**2
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and with an end that may be missing: each byte is looked at once.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 class Bounds(BaseSettings):
@@ -32,19 +33,19 @@ class Bounds(BaseSettings):
     artifact_bytes: int = Field(default=256 * _MIB, gt=0)
     """All the files of a session that are brought home together."""
     artifact_files: int = Field(default=10_000, gt=0)
-    """How many they may be."""
+    """The number of those files."""
     output_bytes: int = Field(default=48 * _MIB, gt=0)
     """Each of the two output streams of a command that is run in a sandbox to its end."""
     line_bytes: int = Field(default=32 * _MIB, gt=0)
     """One line of the CLI, which is one message."""
-    unread_bytes: int = Field(default=128 * _MIB, gt=0)
-    """What the processes and connections of a sandbox have sent and nobody has taken yet."""
+    unread_bytes: int = Field(default=64 * _MIB, gt=0)
+    """Bytes received from a sandbox, by all its processes and connections, and not yet read."""
     stderr_bytes: int = Field(default=16 * _MIB, gt=0)
     """A run's `stderr.log`; the rest is left out."""
     stream_bytes: int = Field(default=2048 * _MIB, gt=0)
     """A run's `stream.jsonl`, past which the run ends, and the transcript that grows beside it."""
     json_values: int = Field(default=1_000_000, gt=0)
-    """Values in one message or request, for each takes some hundred bytes of memory."""
+    """Values in one message, request or line of a transcript, for each takes some hundred bytes of memory."""
     request_bytes: int = Field(default=32 * _MIB, gt=0)
     """One request that a sandbox sends to its endpoint; twice that, all of those that are being answered."""
     answer_bytes: int = Field(default=32 * _MIB, gt=0)
@@ -73,7 +74,7 @@ def bounds() -> Bounds:
 
 
 def json_within(data: bytes, most: int) -> Any:
-    """Return what JSON text says, unless it holds more than `most` values: brackets alone take 30 times their size.
+    """Parse JSON text that holds at most `most` values, as `[]` alone takes 30 times its size in memory.
 
     Raises:
         ValueError: it is no JSON, or holds more.

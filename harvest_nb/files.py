@@ -105,16 +105,21 @@ def is_plain(path: Path) -> bool:
 
 def plain_part(name: str) -> str:
     """Return a file's name with percent-encoding for what cannot be printed, such as line breaks and escapes."""
-    return "".join(
-        part
-        if part.isprintable()
-        else "".join(f"%{byte:02X}" for byte in part.encode("utf-8", "surrogateescape"))
-        for part in name
-    )
+    return "".join(part if part.isprintable() else _percent(part) for part in name)
+
+
+def _percent(character: str) -> str:
+    try:
+        data = character.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair that stands for no byte
+        data = character.encode("utf-8", "surrogatepass")
+    return "".join(f"%{byte:02X}" for byte in data)
 
 
 def regular_files(folder: Path) -> Iterator[Path]:
-    """Yield the regular files below `folder`, sorted; links, and what lies behind them, are left out."""
+    """Yield the regular files below `folder`, sorted; links, `folder` itself among them, are not followed."""
+    if folder.is_symlink():
+        return
     for place, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):

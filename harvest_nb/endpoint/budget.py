@@ -1,4 +1,4 @@
-"""What a session has spent at its endpoint, whoever in the sandbox asked, and whether it may go on."""
+"""Adds up what a session spends at its endpoint, through the CLI or past it."""
 
 from __future__ import annotations
 

@@ -10,10 +10,16 @@ from typing import Literal
 
 from harvest_nb.settings import ENDPOINT_TOKEN
 
-__all__ = ["Endpoint", "Event", "Kind"]
+__all__ = ["Endpoint", "Event", "Kind", "Usage"]
 
+Usage = Callable[[str, Mapping[str, int], bool], None]
+"""Takes the model that answered, its counts (see `harvest_nb.endpoint.metering.COUNTS`) and whether they are final."""
 Kind = Literal["scripted", "cassette", "anthropic", "gateway"]
 """Who it is: a script or a recording on loopback, Anthropic, or another server that speaks its API."""
+
+
+_LOGGED = 10_000  # events
+_PATH = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,10 @@ class Endpoint:
     log: list[Event] = field(default_factory=list, repr=False)
     scenario: str | None = None
     """What the scripted model says, by name."""
-    on_usage: Callable[[str, Mapping[str, int]], None] = field(
-        default=lambda _model, _counts: None, repr=False
-    )
-    """Called with the model and the counts of each answer that passes a proxy; see `harvest_nb.endpoint.metering`."""
+    on_usage: Usage = field(default=lambda _model, _counts, _final: None, repr=False)
+    """Called with each answer that passes a proxy."""
+    on_problem: Callable[[str], None] = field(default=lambda _text: None, repr=False)
+    """Called with what went wrong beside the answers that the CLI gets."""
     url: str | None = None
     """The base URL of an endpoint elsewhere."""
     inside: int | None = None
@@ -70,8 +76,9 @@ class Endpoint:
         return re.sub(rf"(http://)?(127\.0\.0\.1|localhost):{self.inside}\b", lambda _: name, text)
 
     def note(self, method: str, path: str, status: int | None, note: str = "") -> None:
-        """Add to the log."""
-        self.log.append(Event(time.time(), method, path, status, note))
+        """Add to the log, which a sandbox that asks for ever does not fill without end."""
+        if len(self.log) < _LOGGED:
+            self.log.append(Event(time.time(), method, path[:_PATH], status, note))
 
     @property
     def statuses(self) -> Sequence[int | None]:

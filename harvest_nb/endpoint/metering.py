@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from harvest_nb.bounds import bounds, json_within
+from harvest_nb.endpoint.endpoint import Usage
 
 __all__ = ["COUNTS", "Meter"]
 
@@ -17,7 +17,9 @@ COUNTS = (
     "cache_read_tokens",
 )
 """Names of the counts."""
-_LONGEST = 1 << 20  # bytes of a line; those that hold a usage are short
+_LONGEST = 4 << 20  # bytes of a line, or of an answer in one piece; those that hold a usage are shorter
+_BYTES_A_TOKEN = 4  # in English text
+_FRAME = 100  # bytes of an event around its text
 _NAME = 200  # characters of a model's name
 _MOST = 10**12  # tokens; what says more is no count
 
@@ -26,40 +28,51 @@ class Meter:
     """Reads one answer's usage.
 
     Args:
-        count: called once with the model that answered and its counts, by the names of `COUNTS`.
+        count: called once, when the answer has ended or was cut short.
         asked: the model that was asked, for an answer that names none.
+        prompt: bytes of the request, from which the input is estimated where the answer does not tell it.
         streamed: whether the answer is a stream of events; else it is one JSON object.
     """
 
-    def __init__(
-        self, count: Callable[[str, Mapping[str, int]], None], asked: str, *, streamed: bool
-    ) -> None:
-        self._count, self._model, self._streamed = count, asked, streamed
+    def __init__(self, count: Usage, asked: str, prompt: int, *, streamed: bool) -> None:
+        self._count, self._model, self._streamed = count, asked[:_NAME], streamed
         self._most = bounds().json_values
         self._rest = bytearray()
         self._skips = False
-        self._usage: dict[str, int] = {}
+        self._final = False
+        self._heard = 0  # tokens of the answer, estimated
+        self._usage: dict[str, int] = {"input_tokens": prompt // _BYTES_A_TOKEN}
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the answer."""
-        self._rest += data
-        if not self._streamed:
-            return  # whole at its end; the proxy bounds it
-        *lines, rest = self._rest.split(b"\n")
-        self._rest = rest
-        for line in lines:
-            if not self._skips and line.startswith(b"data:") and b'"usage"' in line:
-                self._event(bytes(line[5:]))
+        if not self._skips:
+            self._rest += data
+        if self._streamed and b"\n" in data:
+            *lines, rest = (data if self._skips else self._rest).split(b"\n")
+            self._rest = bytearray(rest)
+            for line in lines[1 if self._skips else 0 :]:
+                self._line(bytes(line))
             self._skips = False
         if len(self._rest) > _LONGEST:
             self._rest.clear()
             self._skips = True
 
     def close(self) -> None:
-        """Hand on the counts, whatever came of the answer."""
+        """Hand on the counts, estimated ones where the answer did not come to its end."""
         if not self._streamed:
             self._event(bytes(self._rest))
-        self._count(self._model, self._usage)
+            self._final = "output_tokens" in self._usage
+        if not self._final:
+            self._usage["output_tokens"] = max(self._usage.get("output_tokens", 0), self._heard)
+        self._count(self._model, self._usage, self._final)
+
+    def _line(self, line: bytes) -> None:
+        if not line.startswith(b"data:"):
+            return
+        if b'"content_block_delta"' in line:
+            self._heard += max(1, (len(line) - _FRAME) // _BYTES_A_TOKEN)
+        if b'"usage"' in line:
+            self._event(line[5:])
 
     def _event(self, text: bytes) -> None:
         try:
@@ -71,6 +84,7 @@ class Meter:
         message = said.get("message", said)
         if isinstance(message, dict) and isinstance(message.get("model"), str):
             self._model = message["model"][:_NAME]
+        self._final = self._final or said.get("type") == "message_delta"
         for place in (message, said):
             usage = place.get("usage") if isinstance(place, dict) else None
             if isinstance(usage, dict):

@@ -90,7 +90,10 @@ async def check_listening(spec: str | Path) -> None:
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(url.host, port)
+            # Both kinds of address at a time: one of them may lead nowhere.
+            _, writer = await asyncio.open_connection(url.host, port, happy_eyeballs_delay=0.25)
+    except UnicodeError as error:
+        raise EndpointError(f"{base} names no host: {error}", hint="give another base URL") from error
     except OSError as error:
         if isinstance(error, TimeoutError):
             why = f"no connection within {_CONNECT_SECONDS:g} s"
@@ -128,6 +131,7 @@ async def open_endpoint(
     tokens: Mapping[str, str] | None = None,
     pace: float = 0.0,
     budget_usd: float | None = None,
+    server_tools: bool = True,
 ) -> AsyncIterator[Endpoint]:
     """What answers the CLI in `sandbox`, for as long as the block lasts.
 
@@ -143,6 +147,7 @@ async def open_endpoint(
         tokens: by name; never written to the cassette, in any form.
         pace: how a cassette is played: 0 at once, 1 as slowly as it was recorded.
         budget_usd: once more than that has been spent at an endpoint elsewhere, nothing is passed on any more.
+        server_tools: whether the sandbox may have an endpoint elsewhere reach other places of the internet.
 
     Raises:
         EndpointError: the spec is unknown, or the port is taken.
@@ -176,7 +181,7 @@ async def open_endpoint(
             upstream, token = ANTHROPIC if kind == "anthropic" else str(spec), upstream_token or ""
         if record is None:
             yield await stack.enter_async_context(
-                passing_on(upstream, token, kind, port=port, budget_usd=budget_usd)
+                passing_on(upstream, token, kind, port=port, budget_usd=budget_usd, server_tools=server_tools)
             )
             return
         proxy = recording(
@@ -190,6 +195,7 @@ async def open_endpoint(
             port=port,
             behind=behind,
             budget_usd=None if behind is not None else budget_usd,
+            server_tools=server_tools,
         )
         yield await stack.enter_async_context(proxy)
 

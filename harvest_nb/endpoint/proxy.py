@@ -28,8 +28,9 @@ from harvest_nb.endpoint.budget import Budget
 from harvest_nb.endpoint.endpoint import Endpoint, Kind
 from harvest_nb.endpoint.messages import error_body
 from harvest_nb.endpoint.metering import Meter
+from harvest_nb.endpoint.outward import reaches_out
 from harvest_nb.endpoint.scripted import is_bearer
-from harvest_nb.endpoint.server import body_of, serve
+from harvest_nb.endpoint.server import body_of, no_body, serve
 from harvest_nb.endpoint.streaming import CutShort, Piece, Streamed, client_left
 
 __all__ = ["Keep", "Keeper", "PassedOn", "is_here", "passing_on"]
@@ -72,9 +73,10 @@ class _Proxy:
         token: str,
         keeper: Keeper,
         budget: Budget | None,
+        server_tools: bool,
     ) -> None:
         self.endpoint, self._client, self._token, self._keeper = endpoint, client, token, keeper
-        self._budget = budget
+        self._budget, self._server_tools = budget, server_tools
         self._kept: Counter[str] = Counter()
         self._numbers = itertools.count()
 
@@ -93,13 +95,17 @@ class _Proxy:
             self.endpoint.note(request.method, path, None, "the client left in mid-request")
             return Response(status_code=499)
         except ValueError as error:
-            self.endpoint.note(request.method, path, 400, f"no request body: {error}")
-            return JSONResponse(error_body("invalid_request_error", f"the body cannot be read: {error}"), 400)
+            return no_body(self.endpoint, path, error)
+        if not self._server_tools and path == "/v1/messages" and (outward := reaches_out(body)):
+            why = f"{outward} reaches the internet from outside the sandbox, which has no network"
+            self.endpoint.note(request.method, path, 400, why)
+            why += '; `network="open"` allows it'
+            return JSONResponse(error_body("invalid_request_error", why), 400)
         asked = body if path == "/v1/messages" and isinstance(body, dict) else None
         is_message = asked is not None
         if is_message and self._budget is not None and self._budget.is_spent:
             why = f"the session's budget of {self._budget.most} USD is spent (max_budget_usd)"
-            self.endpoint.failures.append(why)
+            self.endpoint.on_problem(f"The endpoint was asked for more: {why}")
             return self._refused(request, why)
         self.endpoint.requests += is_message
         number = next(self._numbers)
@@ -119,6 +125,8 @@ class _Proxy:
             answer = await self._ask(sent, request)
         except _Left:
             self.endpoint.note(request.method, path, None, "the client closed it before an answer came")
+            if asked is not None:  # the endpoint may have begun to answer, and asks to be paid for that
+                Meter(self._count, str(asked.get("model")), len(content), streamed=True).close()
             if is_message:
                 self._keeper(number, request, content, httpx.Response(200, headers=_STREAM))([], "left")
             return Response(status_code=499)
@@ -146,7 +154,7 @@ class _Proxy:
         meter = None
         if asked is not None and answer.is_success:
             streamed = "text/event-stream" in answer.headers.get("content-type", "")
-            meter = Meter(self._count, str(asked.get("model")), streamed=streamed)
+            meter = Meter(self._count, str(asked.get("model")), len(content), streamed=streamed)
         passed = PassedOn(answer, keep, self._too_long, meter, self._kept)
         return Streamed(
             passed.pieces(),
@@ -155,13 +163,13 @@ class _Proxy:
             at_end=passed.close,
         )
 
-    def _count(self, model: str, counts: Mapping[str, int]) -> None:
-        self.endpoint.on_usage(model, counts)
+    def _count(self, model: str, counts: Mapping[str, int], final: bool) -> None:
+        self.endpoint.on_usage(model, counts, final)
         if self._budget is not None:
             self._budget.add(model, counts)
 
-    def _too_long(self, most: int) -> None:
-        self.endpoint.failures.append(f"an answer of more than {most:,} bytes (HARVEST_MAX_ANSWER_BYTES)")
+    def _too_long(self, why: str) -> None:
+        self.endpoint.on_problem(f"An answer of the endpoint was cut: {why}")
 
     def _refused(self, request: Request, why: str) -> Response:
         """An error that trying again does not mend."""
@@ -202,7 +210,7 @@ class PassedOn:
     """An answer on its way to the client; `close` lets it go and has it kept, whatever was sent of it.
 
     Args:
-        too_long: told the limit when the answer is longer, which cuts it.
+        too_long: called with the reason when the answer passes a limit and is cut.
         meter: counts what the answer says that it used.
         kept: how many bytes of all answers are kept at the moment, for a recording; it may be twice one answer's limit.
     """
@@ -211,7 +219,7 @@ class PassedOn:
         self,
         answer: httpx.Response,
         keep: Keep,
-        too_long: Callable[[int], None],
+        too_long: Callable[[str], None],
         meter: Meter | None = None,
         kept: Counter[str] | None = None,
     ) -> None:
@@ -232,7 +240,9 @@ class PassedOn:
                     self._kept["bytes"] += len(data)
                 if self._size > most or self._kept["bytes"] > 2 * most:
                     self._ending = "cut"
-                    self._too_long(most)
+                    which = "it is" if self._size > most else "those that are being recorded are together"
+                    allowed = most if self._size > most else 2 * most
+                    self._too_long(f"{which} longer than {allowed:,} bytes (HARVEST_MAX_ANSWER_BYTES)")
                     raise CutShort
                 if self._meter is not None:
                     self._meter.feed(data)
@@ -272,6 +282,7 @@ async def passing_on(
     secret: str | None = None,
     port: int = 0,
     budget_usd: float | None = None,
+    server_tools: bool = True,
 ) -> AsyncIterator[Endpoint]:
     """Pass on what the CLI asks to `upstream` (a base URL), and what that answers back.
 
@@ -280,6 +291,7 @@ async def passing_on(
         secret: what the CLI must send (default: made up).
         port: on this machine's loopback; 0 takes a free one.
         budget_usd: once more than that has been spent, nothing is passed on any more.
+        server_tools: whether requests may have the endpoint reach other places of the internet.
 
     Raises:
         EndpointError: the port is taken.
@@ -292,7 +304,7 @@ async def passing_on(
     async with httpx.AsyncClient(base_url=upstream, timeout=timeout, trust_env=outside) as client:
         client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))  # keep none
         budget = None if budget_usd is None else Budget(budget_usd)
-        proxy = _Proxy(endpoint, client, token, keeper, budget)
+        proxy = _Proxy(endpoint, client, token, keeper, budget, server_tools)
         methods = ["GET", "HEAD", "POST", "PUT", "DELETE"]
         app = Starlette(routes=[Route("/{path:path}", proxy.handle, methods=methods)])
         async with serve(app, port=port) as bound:

@@ -86,6 +86,7 @@ async def recording(
     port: int = 0,
     behind: Endpoint | None = None,
     budget_usd: float | None = None,
+    server_tools: bool = True,
 ) -> AsyncIterator[Endpoint]:
     """Record what passes between the CLI and `upstream` (a base URL) to the cassette `path`.
 
@@ -94,7 +95,7 @@ async def recording(
         files: what was put into the sandbox for this conversation; read at the end.
         secrets_given: by name; none of their values reaches the file in any form.
         behind: the endpoint at `upstream` if it is ours; its failures are this one's.
-        budget_usd: see `passing_on`.
+        budget_usd, server_tools: see `passing_on`.
 
     Raises:
         CassetteError: the file cannot be written.
@@ -121,21 +122,28 @@ async def recording(
                 return here.to_marks(writer.clean(text))
 
             view = view_of(c, clean)
-        except Exception as error:  # noqa: BLE001 - who asks says what they like
+        except Exception as error:  # noqa: BLE001 - a request may hold anything
             lost(error)
             return lambda _chunks, _ending: None
 
         def keep(chunks: list[tuple[float, bytes]], ending: str) -> None:
             try:
                 writer.add(_exchange(number, c, view, answer, chunks, ending, clean))
-            except Exception as error:  # noqa: BLE001 - so does an endpoint
+            except Exception as error:  # noqa: BLE001 - an answer may hold anything
                 lost(error)
 
         return keep
 
     try:
         passing = passing_on(
-            upstream, token, kind, keeper=keeper, secret=secret, port=port, budget_usd=budget_usd
+            upstream,
+            token,
+            kind,
+            keeper=keeper,
+            secret=secret,
+            port=port,
+            budget_usd=budget_usd,
+            server_tools=server_tools,
         )
         async with passing as endpoint:
             endpoint.failures = failures

@@ -26,8 +26,8 @@ from harvest_nb.endpoint.endpoint import Endpoint
 from harvest_nb.endpoint.matching import View, diff, similarity, view_of
 from harvest_nb.endpoint.messages import error_body, new_id
 from harvest_nb.endpoint.places import Places, deep, rewrite
-from harvest_nb.endpoint.scripted import is_bearer, no_body
-from harvest_nb.endpoint.server import body_of, serve
+from harvest_nb.endpoint.scripted import is_bearer
+from harvest_nb.endpoint.server import body_of, no_body, serve
 from harvest_nb.endpoint.streaming import Ending, Piece, Streamed
 from harvest_nb.redact import Redactor, without_secrets
 

@@ -28,7 +28,7 @@ from harvest_nb.endpoint.endpoint import Endpoint
 from harvest_nb.endpoint.faults import Fault, faulty
 from harvest_nb.endpoint.messages import Block, Reply, Text, Usage, error_body, events, whole
 from harvest_nb.endpoint.player import Answer, Player, Script, Step
-from harvest_nb.endpoint.server import body_of, serve
+from harvest_nb.endpoint.server import body_of, no_body, serve
 from harvest_nb.endpoint.streaming import Streamed, sse
 from harvest_nb.errors import ScenarioError
 
@@ -154,12 +154,6 @@ def is_bearer(request: Request, secret: str) -> bool:
     given = request.headers.get("authorization", "")
     key = request.headers.get("x-api-key", "")
     return secrets.compare_digest(given, f"Bearer {secret}") or secrets.compare_digest(key, secret)
-
-
-def no_body(endpoint: Endpoint, path: str, error: Exception) -> Response:
-    """Return the answer to a request whose body cannot be read, or whose client left before it was whole."""
-    endpoint.note("POST", path, 400, f"no request body: {error}")
-    return JSONResponse(error_body("invalid_request_error", f"the body cannot be read: {error}"), 400)
 
 
 @contextlib.asynccontextmanager

@@ -12,21 +12,30 @@ from typing import Any
 
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harvest_nb.bounds import bounds, json_within
+from harvest_nb.endpoint.endpoint import Endpoint
 from harvest_nb.endpoint.messages import error_body
 from harvest_nb.errors import EndpointError
 from harvest_nb.sandbox.uncancelled import to_the_end
 
-__all__ = ["body_of", "serve"]
+__all__ = ["body_of", "no_body", "serve"]
 
 _log = logging.getLogger(__name__)
 
 
+class BodyTooLargeError(ValueError):
+    """A request's body passes a limit; `status` is the HTTP status that says so."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
 class _Bounded:
-    """An application that takes no request of more than `HARVEST_MAX_REQUEST_BYTES`, and twice that at one time."""
+    """Limits an application's requests to `HARVEST_MAX_REQUEST_BYTES` each, and to twice that at one time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app, self._most = app, bounds().request_bytes
@@ -47,12 +56,18 @@ class _Bounded:
             length = len(message.get("body", b""))
             size += length
             self._held += length
-            return message if size <= most and self._held <= 2 * most else {"type": "http.disconnect"}
+            if size > most:
+                raise BodyTooLargeError(413, f"more than {most:,} bytes (HARVEST_MAX_REQUEST_BYTES)")
+            if self._held > 2 * most:
+                raise BodyTooLargeError(
+                    503, f"with others more than {2 * most:,} bytes (HARVEST_MAX_REQUEST_BYTES)"
+                )
+            return message
 
         try:
             await self._app(scope, bounded, send)
         except Exception:  # noqa: BLE001 - one request's trouble; its client has been told
-            # With its traceback the first time only: who asks may do so a thousand times.
+            # With its traceback the first time only: a sandbox may send the same a thousand times.
             level = logging.DEBUG if self._failed else logging.WARNING
             _log.log(level, "A request to the endpoint could not be answered", exc_info=True)
             self._failed = True
@@ -61,14 +76,22 @@ class _Bounded:
 
 
 async def body_of(request: Request) -> tuple[bytes, Any]:
-    """Return a request's body, and what it says as JSON.
+    """Return a request's body, and the same parsed as JSON.
 
     Raises:
-        ValueError: it is no JSON, or holds more than `HARVEST_MAX_JSON_VALUES` values.
-        ClientDisconnect: the client left, or the body is too long.
+        ValueError: it is no JSON, too long, or holds more than `HARVEST_MAX_JSON_VALUES` values.
+        ClientDisconnect: the client left.
     """
     content = await request.body()
     return content, json_within(content, bounds().json_values)
+
+
+def no_body(endpoint: Endpoint, path: str, error: Exception) -> Response:
+    """Return the answer to a request whose body cannot be read, or whose client left before it was whole."""
+    status = error.status if isinstance(error, BodyTooLargeError) else 400
+    endpoint.note("POST", path, status, f"no request body: {error}")
+    kind = {413: "request_too_large", 503: "api_error"}.get(status, "invalid_request_error")
+    return JSONResponse(error_body(kind, f"the body cannot be read: {error}"), status)
 
 
 class _Server(uvicorn.Server):

@@ -35,7 +35,7 @@ _TAKEN = "another desk has taken it up"
 
 
 class _Unread:
-    """What has come from a sandbox and nobody has taken yet, all channels together."""
+    """Counts the bytes that all channels of a sandbox have received and not yet read."""
 
     def __init__(self) -> None:
         self.bytes, self.most = 0, bounds().unread_bytes
@@ -52,7 +52,11 @@ class _Channel:
         self._all, self._unread = unread, 0
 
     def __del__(self) -> None:
-        self._all.bytes -= self._unread
+        self.release()
+
+    def release(self) -> None:
+        """Count what has not been read no more: nobody will read it, or it is about to be dropped."""
+        self.taken(self._unread)
 
     def taken(self, size: int) -> None:
         self._unread -= size
@@ -178,7 +182,7 @@ class Relay:
         self.link = Link(uuid.uuid4().hex, self._on_frame, ack_delay)
         self._channels: dict[int, _Channel] = {}
         self._targets: dict[int, tuple[str, int]] = {}
-        self._connections = 0
+        self._connections, self._most_connections = 0, bounds().connections
         self._unread = _Unread()
         self._next = 1
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,7 +224,7 @@ class Relay:
 
     @property
     def silent(self) -> float:
-        """For how many seconds the relay has left what it was sent unanswered; 0 where nothing is open."""
+        """Seconds for which the relay has answered nothing that it was sent; 0 where nothing is open."""
         return self.link.silent
 
     def check(self) -> None:
@@ -319,7 +323,7 @@ class Relay:
 
     def _on_frame(self, kind: Kind, number: int, payload: bytes) -> None:
         if kind is Kind.OPEN:
-            if self._connections >= bounds().connections:
+            if self._connections >= self._most_connections:
                 self.link.post(Kind.CLOSE, number)
                 return
             channel = self._channels[number] = _Channel(self._unread)
@@ -377,9 +381,7 @@ class Relay:
         """Run a program to its end; killed and TimeoutError after `timeout` seconds."""
         start = time.monotonic()
         process = await self.spawn(argv, env, cwd)
-        out, err = bytearray(), bytearray()
-
-        most = bounds().output_bytes
+        out, err, most = bytearray(), bytearray(), bounds().output_bytes
 
         async def gather(stream: AsyncIterator[bytes], into: bytearray) -> None:
             async for data in stream:
@@ -453,7 +455,7 @@ class Relay:
         """Listen on the sandbox's own 127.0.0.1 and carry each connection to the desk's `host:port`."""
         number, channel = self._new()
         self._targets[number] = (host, port)
-        self.link.post(Kind.LISTEN, number, b"{}")
+        self.link.post(Kind.LISTEN, number, json.dumps({"limit": self._most_connections}).encode())
         return int((await channel.opened)["port"])
 
     async def _carry(self, number: int, channel: _Channel, host: str, port: int) -> None:
@@ -464,6 +466,7 @@ class Relay:
             self._connections -= 1
             self.link.post(Kind.CLOSE, number)
             self._channels.pop(number, None)
+            channel.release()
 
     async def _carry_both(self, number: int, channel: _Channel, host: str, port: int) -> None:
         try:

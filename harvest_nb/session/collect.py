@@ -18,7 +18,7 @@ from harvest_nb.session.folder import RunFolder
 __all__ = ["collect_memory", "collect_transcript"]
 
 _IN_MEMORY = 16 * 1024**2  # bytes; what is larger goes through a temporary file
-# Regular files alone, and none of more than $3 bytes, of which the others are named on standard error.
+# Packs regular files of at most $3 bytes; names larger ones on standard error.
 _PACK = (
     '[ -e "$1" ] || exit 0; cd "$1" || exit; sid=$2; most=$3; set --; for found in */"$sid".jsonl */"$sid"; do '
     '[ ! -e "$found" ] || set -- "$@" "./$found"; done; [ $# = 0 ] && exit; '
@@ -30,11 +30,16 @@ _SAID = 64 * 1024  # bytes of tar's and find's standard error that are looked at
 _CHANGED = 1  # tar's exit code when a file grew while it was read
 
 
-async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: str | None) -> None:
+async def collect_transcript(
+    sandbox: Sandbox, folder: RunFolder, session_id: str | None, *, expected: bool = False
+) -> None:
     """Copy the session's JSONL with its `subagents/` and `tool-results/` into `transcript/`.
 
     The CLI keeps them as `projects/<key of the working directory>/<session id>.jsonl` and
     `…/<session id>/` under `CLAUDE_CONFIG_DIR`. `run.json` says in `transcript_whole` whether all of it is there.
+
+    Args:
+        expected: whether there must be one, as something was answered.
     """
     if session_id is None:
         return
@@ -42,13 +47,16 @@ async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: st
     program = ["sh", "-c", _PACK, "sh", str(projects), session_id, str(most.read_bytes)]
     process = await sandbox.spawn(program, cwd=sandbox.home)
     missing: list[str] = []
+
+    async def save(file: IO[bytes]) -> bool:
+        whole = await _save(process.stdout, file, most.artifact_bytes)
+        if not whole:  # at once: what it goes on to send would wait to be read
+            await process.kill()
+        return whole
+
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as packed:
         try:
-            said, whole = await asyncio.gather(
-                _beginning(process.stderr), _save(process.stdout, packed, most.artifact_bytes)
-            )
-            if not whole:
-                await process.kill()
+            said, whole = await asyncio.gather(_beginning(process.stderr), save(packed))
             code = await process.wait()
         except BaseException:
             await process.kill()
@@ -74,6 +82,8 @@ async def collect_transcript(sandbox: Sandbox, folder: RunFolder, session_id: st
             missing += await asyncio.to_thread(
                 _unpack, packed, folder, session_id, most.artifact_files, broken=not whole
             )
+        elif expected and not missing:
+            missing.append("the sandbox holds none")
     for what in missing:
         folder.problem(f"the transcript was not collected whole: {what}")
     folder.about["transcript_whole"] = not missing

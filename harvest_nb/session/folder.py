@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
+import logging
 import os
 import secrets
 import time
@@ -13,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harvest_nb.bounds import bounds
+from harvest_nb.bounds import bounds, json_within
 from harvest_nb.errors import RunFolderError
 from harvest_nb.files import file_identity, read_regular
 from harvest_nb.machine.locks import is_locked
@@ -22,6 +24,8 @@ from harvest_nb.redact import Pieces, Redactor
 __all__ = ["RunFolder", "append_whole", "entries_of", "is_written", "now"]
 
 _SCHEMA = 1
+_PROBLEMS = 100  # how many are named
+_log = logging.getLogger(__name__)
 _RESERVE = 64 * 1024  # bytes kept for the end of run.json on a disk that has filled up
 _REMOVED = "its stream.jsonl was removed during the run, and the messages in it are lost"
 
@@ -100,57 +104,82 @@ class RunFolder:
         line = (
             f'{{"seq": {self._sequence}, "t": {time.time():.6f}, "dir": "{direction}", "message": {safe}}}\n'
         )
-        self._stream_bytes += len(line)
+        data = line.encode("utf-8", "surrogateescape")
+        self._stream_bytes += len(data)
         if self._stream_bytes > self._bounds.stream_bytes:
             raise RunFolderError(
                 f"The run has recorded more than {self._bounds.stream_bytes:,} bytes (HARVEST_MAX_STREAM_BYTES)",
                 hint="what was written before is whole",
             )
-        self._write(self._stream.fileno(), line)
+        self._write(self._stream.fileno(), data)
         self._sequence += 1
         return None if safe == text else safe
 
-    def stderr(self, line: str) -> None:
-        """Append one line of the CLI's standard error, as far as `HARVEST_MAX_STDERR_BYTES` goes."""
-        before, self._stderr_bytes = self._stderr_bytes, self._stderr_bytes + len(line)
+    def stderr(self, text: str, *, whole: bool = True) -> None:
+        """Append a line of the CLI's standard error, as far as `HARVEST_MAX_STDERR_BYTES` goes.
+
+        Args:
+            whole: whether the line ends here; one that is too long to be held comes in parts.
+        """
         most = self._bounds.stderr_bytes
+        if self._stderr_bytes > most:
+            return
+        if self._said is None:  # not before the CLI speaks: by then `redactor` knows all
+            self._said = Pieces(self.redactor)
+        # A secret may go over several parts, and its base64 over several lines.
+        safe = self._said.text(f"{text}\n" if whole else text)
+        if whole and safe and not safe.endswith("\n"):
+            safe += "\n"
+        data = safe.encode("utf-8", "surrogateescape")
+        self._stderr_bytes += len(data)
         if self._stderr_bytes <= most:
-            if self._said is None:  # not before the CLI speaks: by then `redactor` knows all
-                self._said = Pieces(self.redactor)
-            safe = self._said.text(f"{line}\n")  # a secret's base64 may go over several lines
-            self._write(self._stderr.fileno(), f"{safe.removesuffix(chr(10))}\n" if safe else "")
-        elif before <= most:
+            self._write(self._stderr.fileno(), data)
+        else:
             self.note(f"standard error is longer than {most:,} bytes: the rest is left out")
 
     def note(self, text: str) -> None:
         """Append a line of this package's own to what the CLI has said on its standard error."""
-        self._write(self._stderr.fileno(), self.redactor.text(f"[harvest] {text}") + "\n")
+        line = self.redactor.text(f"[harvest] {text}") + "\n"
+        self._write(self._stderr.fileno(), line.encode("utf-8", "surrogateescape"))
 
     def problem(self, text: str) -> None:
         """Say in `run.json`, and in `stderr.log` where there is room, what went wrong besides the run's own end.
 
-        `load` gives a row of `problems` for each.
+        `load` gives a row of `problems` for each. One that is there already is not repeated.
         """
-        self.about.setdefault("problems", []).append(text)
-        with contextlib.suppress(RunFolderError):
+        problems: list[str] = self.about.setdefault("problems", [])
+        if text in problems or len(problems) > _PROBLEMS:
+            return
+        problems.append(text if len(problems) < _PROBLEMS else "there were more problems than are named here")
+        try:
             self.note(text)
+        except RunFolderError as error:  # the disk is full; `run.json` has some room kept
+            _log.debug("%s", error)
 
-    def count(self, model: str, counts: Mapping[str, int]) -> None:
+    def count(self, model: str, counts: Mapping[str, int], *, final: bool = True) -> None:
         """Append to `endpoint.jsonl` what one answer of the endpoint used.
 
         Args:
             counts: by the names of `harvest_nb.endpoint.metering.COUNTS`.
+            final: whether the answer said so itself at its end; else the counts are estimated.
         """
-        line = json.dumps({"t": round(time.time(), 6), "model": model, **counts}, ensure_ascii=False)
+        said = {"t": round(time.time(), 6), "model": model, **counts, **({} if final else {"final": False})}
+        data = f"{self.redactor.text(json.dumps(said, ensure_ascii=False))}\n".encode(
+            "utf-8", "surrogateescape"
+        )
+        self._stream_bytes += len(data)
+        if self._stream_bytes > self._bounds.stream_bytes:
+            self.problem("what the endpoint counted is not whole (HARVEST_MAX_STREAM_BYTES)")
+            return
         try:
             with (self.path / "endpoint.jsonl").open("ab", buffering=0) as file:
-                self._write(file.fileno(), self.redactor.text(line) + "\n")
+                self._write(file.fileno(), data)
         except (OSError, RunFolderError) as error:
             self.problem(f"what the endpoint counted is not whole: {error}")
 
-    def _write(self, descriptor: int, line: str) -> None:
+    def _write(self, descriptor: int, data: bytes) -> None:
         try:
-            append_whole(descriptor, line.encode("utf-8", "surrogateescape"))
+            append_whole(descriptor, data)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -170,9 +199,8 @@ class RunFolder:
         self._replace(self.path / self.redactor.text(name), text.encode("utf-8", "surrogateescape"))
 
     def _replace(self, target: Path, data: bytes) -> None:
-        temporary = target.with_name(
-            f".{secrets.token_hex(8)}"
-        )  # a name may already be as long as names can be
+        # A name of its own, as the file's may already be as long as names can be.
+        temporary = target.with_name(f".{secrets.token_hex(8)}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)
@@ -236,11 +264,11 @@ def entries_of(
         data = read_regular(path, below=below)
     except FileNotFoundError:
         return []
-    found = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    found, most = [], bounds().json_values
+    for number, line in enumerate(io.BytesIO(data), start=1):
         try:
-            entry = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError):
+            entry = json_within(line, most) if line.strip() else None
+        except ValueError:
             on_bad(number)
             continue
         if isinstance(entry, dict):

@@ -49,7 +49,7 @@ class CLILink:
         tap: Tap,
         on_message: Callable[[Message], None],
         on_end: Callable[[CLILink], None],
-        on_stderr: Callable[[str], None],
+        on_stderr: Callable[[str, bool], None],
     ) -> None:
         self._sandbox, self._on_message, self._on_end = sandbox, on_message, on_end
         self.transport = SandboxTransport(sandbox, options, env=env, tap=tap, on_stderr=on_stderr)

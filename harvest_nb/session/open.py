@@ -328,7 +328,13 @@ async def _put_away(session: Session, folder: RunFolder) -> None:
     What the prompts came to is known by then, and no file that an agent has put in the way takes it back.
     """
     bring = {
-        "transcript": partial(collect_transcript, session.sandbox, folder, session.session_id),
+        "transcript": partial(
+            collect_transcript,
+            session.sandbox,
+            folder,
+            session.session_id,
+            expected=any(result.num_turns for result in session.results),
+        ),
         "memory graph": partial(collect_memory, session.sandbox, folder, "after"),
     }
     try:
@@ -414,9 +420,11 @@ async def _endpoint(
             upstream_token=setup.tokens.get(ENDPOINT_TOKEN) or setup.tokens.get("CLAUDE_CODE_OAUTH_TOKEN"),
             tokens=setup.known_secrets(),
             budget_usd=setup.options.max_budget_usd,
+            server_tools=setup.network == "open",
         )
     )
-    endpoint.on_usage = folder.count
+    endpoint.on_usage = lambda model, counts, final: folder.count(model, counts, final=final)
+    endpoint.on_problem = folder.problem
     folder.redactor = folder.redactor.knowing({"ENDPOINT_SECRET": endpoint.secret})
     endpoint.inside = await sandbox.forward("127.0.0.1", endpoint.port)
     return env | {

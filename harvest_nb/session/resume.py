@@ -38,6 +38,7 @@ __all__ = [
 _CLAIMS = "resumed.jsonl"
 _SECOND = len("20260101T000000")
 _SESSION = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_NAMED = 20  # how many files that are left out are named
 _LONGEST_KEY = 200  # beyond it the CLI shortens the key with a hash of its own
 
 
@@ -141,10 +142,25 @@ def _about(folder: Path) -> dict[str, Any]:
 
 def _left_out(folder: Path) -> Iterator[str]:
     """Yield a sentence for each file that is not handed on: a link could name any file of this machine."""
-    for place in (folder / "transcript", folder / "memory.after.jsonl"):
-        for path in (place, *sorted(place.rglob("*"))):
-            if path.is_symlink() or not (is_plain(path) or path.is_dir() or not path.exists()):
-                yield f"{path.relative_to(folder)} is no regular file and is left out"
+    found = [folder / "transcript", folder / "memory.after.jsonl"]
+    if not found[0].is_symlink():
+        found += [
+            Path(place, name) for place, folders, names in os.walk(found[0]) for name in (*folders, *names)
+        ]
+    wrong = [path for path in sorted(found) if _is_no_part(path)]
+    for path in wrong[:_NAMED]:
+        yield f"{path.relative_to(folder)} is no regular file and is left out"
+    if len(wrong) > _NAMED:
+        yield f"{len(wrong) - _NAMED} more are no regular files and are left out"
+
+
+def _is_no_part(path: Path) -> bool:
+    """Return whether there is something at `path` that is neither a regular file nor a folder, such as a link."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _unfinished(folder: Path, about: dict[str, Any], session_id: str) -> Iterator[str]:
@@ -154,7 +170,7 @@ def _unfinished(folder: Path, about: dict[str, Any], session_id: str) -> Iterato
     for path in regular_files(folder / "transcript" / session_id):
         bad: list[int] = []
         if path.suffix == ".jsonl":
-            entries_of(path, on_bad=bad.append)
+            entries_of(path, below=folder, on_bad=bad.append)
         if bad:
             yield f"{path.relative_to(folder)} cannot be read in {len(bad)} of its lines"
     if not is_plain(folder / "memory.after.jsonl"):

@@ -33,10 +33,10 @@ def main_thread(
         on_gap(f"{name} cannot be read in {len(bad)} of its lines ({lines}): the model will not see them")
     about = json.loads(read_regular(folder / "run.json", below=folder))
     whole = about.get("transcript_whole")
-    if whole is True or (whole is None and about["status"] not in ("running", "died")):
+    if whole is True or (whole is None and about.get("status") not in ("running", "died")):
         return kept
-    known = {entry["uuid"] for entry in kept if "uuid" in entry}
-    parent = next((entry["uuid"] for entry in reversed(kept) if entry.get("uuid")), None)
+    uuids = [uuid for entry in kept if isinstance(uuid := entry.get("uuid"), str)]
+    known, parent = set(uuids), uuids[-1] if uuids else None
     unwritten = _unwritten(folder, known)
     if unwritten:
         on_gap(
@@ -53,7 +53,7 @@ def main_thread(
                 "type": message["type"],
                 "message": message["message"],
                 "uuid": message["uuid"],
-                "timestamp": message.get("timestamp") or about["created"],
+                "timestamp": message.get("timestamp") or about.get("created"),
                 "sessionId": session_id,
                 "version": about.get("cli_version"),
             }
@@ -70,7 +70,7 @@ def _unwritten(folder: Path, known: set[str]) -> list[dict[str, Any]]:
             case {"message": {"type": "user" | "assistant", "uuid": str(uuid), "message": {}} as message}:
                 if message.get("parent_tool_use_id"):
                     continue  # a sub-agent's, which has a transcript of its own
-                if uuid in known or line["dir"] == "out":
+                if uuid in known or line.get("dir") == "out":
                     found.clear()  # what came before is written down, or was stopped before anybody heard it
                 if uuid not in known:
                     found.append(line)

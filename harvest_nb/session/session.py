@@ -104,7 +104,7 @@ class Session:
                 tap=self._tap,
                 on_message=self._on_message,
                 on_end=self._on_end,
-                on_stderr=self.folder.stderr,
+                on_stderr=lambda text, whole: self.folder.stderr(text, whole=whole),
             )
             link.cost = link.brought = brought or 0.0
             if not self._processes:
@@ -360,7 +360,7 @@ class Session:
             self._save_ledger()
         except (
             RunFolderError
-        ) as error:  # the disk may have room again when the run ends, and has some kept for it
+        ) as error:  # there may be room again when the run ends, and some is kept for that
             self.folder.problem(f"what a prompt came to could not be written at once: {error.message}")
         return result
 

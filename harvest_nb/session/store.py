@@ -72,7 +72,7 @@ class TranscriptStore:
         try:
             async with self._lock:
                 self._append(self.path(key), entries)
-        except (OSError, RunFolderError) as error:
+        except Exception as error:
             if self._on_problem is not None:
                 self._on_problem(f"the transcript could not be written as it grew: {error}")
                 self._on_problem = None

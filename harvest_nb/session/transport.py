@@ -49,7 +49,7 @@ class SandboxTransport(Transport):
         options: the session's options; their `env` must not hold secrets.
         env: the CLI's environment, secrets included; it goes nowhere else.
         tap: called with each message before anybody else sees it; of one that came in, what it gives is seen.
-        on_stderr: called with each line of the CLI's standard error.
+        on_stderr: called with each line of the CLI's standard error, a long one in parts, and whether it ends there.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SandboxTransport(Transport):
         *,
         env: Mapping[str, str] | None = None,
         tap: Tap = lambda _direction, message, _raw: message,
-        on_stderr: Callable[[str], None] = lambda _line: None,
+        on_stderr: Callable[[str, bool], None] = lambda _text, _whole: None,
     ) -> None:
         self._sandbox, self._options = sandbox, options
         self._env, self._tap, self._on_stderr = dict(env or {}), tap, on_stderr
@@ -103,8 +103,8 @@ class SandboxTransport(Transport):
 
     async def _read_stderr(self, process: Process) -> None:
         try:
-            async for line in _lines(process.stderr, _STDERR_LINE, cut=True):
-                self._on_stderr(line.decode("utf-8", "replace"))
+            async for line, whole in _lines(process.stderr, _STDERR_LINE, cut=True):
+                self._on_stderr(line.decode("utf-8", "replace"), whole)
         except Exception as error:  # noqa: BLE001 - raised where messages are read, which ends with the process
             self.error = self.error or error
             await process.kill()
@@ -129,7 +129,7 @@ class SandboxTransport(Transport):
             raise SessionError("The CLI has not been started")
         process = self._process
         try:
-            async for line in _lines(process.stdout, bounds().line_bytes):
+            async for line, _ in _lines(process.stdout, bounds().line_bytes):
                 message = self._message(line)
                 if message is not None:
                     yield message
@@ -150,13 +150,16 @@ class SandboxTransport(Transport):
         line = line.strip()
         if not line.startswith(b"{"):
             if line:
-                self._on_stderr(f"[stdout] {line.decode('utf-8', 'replace')}")
+                self._on_stderr(f"[stdout] {line.decode('utf-8', 'replace')}", True)
             return None
         try:
             message: dict[str, Any] = json_within(line, self._values)
         except ValueError as error:
             # The last line of a CLI that was killed in mid-write looks like this, or one that is not the CLI's.
-            self._on_stderr(f"[stdout, {error}] {line[:_STDERR_LINE].decode('utf-8', 'replace')}")
+            # In parts, so that a secret is not cut in two where the rest is left out.
+            self._on_stderr(f"[stdout, {error}] {line[:_STDERR_LINE].decode('utf-8', 'replace')}", False)
+            left = len(line) - _STDERR_LINE
+            self._on_stderr(f" … ({left:,} bytes more)" if left > 0 else "", True)
             return None
         return self._tap("in", message, line)
 
@@ -199,8 +202,10 @@ class SandboxTransport(Transport):
         return self._ready
 
 
-async def _lines(chunks: AsyncIterator[bytes], most: int, *, cut: bool = False) -> AsyncIterator[bytes]:
-    """Yield lines from chunks of any size, without their ends; also a last one without an end.
+async def _lines(
+    chunks: AsyncIterator[bytes], most: int, *, cut: bool = False
+) -> AsyncIterator[tuple[bytes, bool]]:
+    """Yield lines from chunks of any size, without their ends, and whether they end there; also a last one.
 
     Args:
         most: bytes that a line may have.
@@ -215,7 +220,7 @@ async def _lines(chunks: AsyncIterator[bytes], most: int, *, cut: bool = False) 
         *whole, rest = chunk.split(b"\n")
         for line in whole:
             parts.append(line)
-            yield b"".join(parts)
+            yield b"".join(parts), True
             parts, size = [], 0
         if rest:
             parts.append(rest)
@@ -225,10 +230,10 @@ async def _lines(chunks: AsyncIterator[bytes], most: int, *, cut: bool = False) 
                     raise SessionError(
                         f"The claude CLI sent a line of more than {most:,} bytes (HARVEST_MAX_LINE_BYTES)"
                     )
-                yield b"".join(parts)
+                yield b"".join(parts), False
                 parts, size = [], 0
     if parts:
-        yield b"".join(parts)
+        yield b"".join(parts), True
 
 
 def _how(code: int) -> str:

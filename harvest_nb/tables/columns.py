@@ -457,7 +457,7 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
             "output_tokens",
             "int",
             "tokens",
-            "as the answer says; of one that was cut short, those up to there",
+            "as the answer says; estimated where `is_final` is false",
         ),
         _C(
             "cache_write_5m_tokens",
@@ -467,6 +467,12 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         ),
         _C("cache_write_1h_tokens", "int", "tokens", "as the answer says"),
         _C("cache_read_tokens", "int", "tokens", "as the answer says"),
+        _C(
+            "is_final",
+            "bool",
+            "",
+            "false: the answer was cut short, and counts that it did not tell are estimated",
+        ),
         _C("cost_usd", "usd", "USD", "at this package's prices; missing if there is no price, never 0"),
     ),
     "costs": (

@@ -28,7 +28,15 @@ def endpoint_rows(run: Run, prices: PriceTable) -> Iterator[dict[str, Any]]:
         prompt = sum(count for name, count in counts.items() if name != "output_tokens")
         rates = prices.rates(model or "", when=time, prompt_tokens=prompt)
         cost = priced({**counts, "web_search_requests": 0}, rates)
-        yield {"run_id": run.run_id, "time": time, "model": model, **counts, "cost_usd": cost}
+        final = said.get("final") is not False
+        yield {
+            "run_id": run.run_id,
+            "time": time,
+            "model": model,
+            **counts,
+            "is_final": final,
+            "cost_usd": cost,
+        }
 
 
 def note_difference(

@@ -47,6 +47,8 @@ async def test_requests_that_would_take_all_time_or_memory(
             assert await sent(endpoint, b'{"model": "m", "messages": ' + b"[" * 100_000) == 400
             assert await sent(endpoint, b'{"model": "m", "messages": [' + b"[]," * 5_000_000 + b"[]]}") == 400
             assert await sent(endpoint, b'{"model": "m", "messages": [' + b'"",' * 5_000_000 + b'""]}') == 400
+            quotes = b"," * 1_000_001 + b'"' + b'\\"' * 500_000  # a string that does not end
+            assert await sent(endpoint, b'{"model": ' + quotes) == 400
             # Without a length, and many at once.
             huge = [sent(endpoint, [b" " * 1_000_000] * 30) for _ in range(8)]
             assert await asyncio.gather(*huge, return_exceptions=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import given
@@ -13,9 +13,14 @@ from harvest_nb.endpoint.metering import COUNTS, Meter
 from tests.endpoint.test_gateway import hello, sse
 
 
-def counted(chunks: Sequence[bytes], *, streamed: bool = True) -> tuple[str, Mapping[str, int]]:
-    found: list[tuple[str, Mapping[str, int]]] = []
-    meter = Meter(lambda model, counts: found.append((model, counts)), "asked", streamed=streamed)
+def counted(chunks: Sequence[bytes], *, streamed: bool = True) -> tuple[str, dict[str, Any]]:
+    found: list[tuple[str, dict[str, Any]]] = []
+    meter = Meter(
+        lambda model, counts, final: found.append((model, {**counts, "final": final})),
+        "asked",
+        400,
+        streamed=streamed,
+    )
     for chunk in chunks:
         meter.feed(chunk)
     meter.close()
@@ -34,7 +39,10 @@ PLACES = st.lists(st.integers(0, 5000), max_size=40)
 @given(places=PLACES, crlf=st.booleans())
 def test_a_stream_is_counted_alike_however_it_is_cut(places: list[int], crlf: bool) -> None:
     data = hello("claude-opus-4-5").replace(b"\n", b"\r\n" if crlf else b"\n")
-    assert counted(cut(data, places)) == ("claude-opus-4-5", {"input_tokens": 11, "output_tokens": 7})
+    assert counted(cut(data, places)) == (
+        "claude-opus-4-5",
+        {"input_tokens": 11, "output_tokens": 7, "final": True},
+    )
 
 
 USAGE = {
@@ -51,17 +59,17 @@ def test_an_answer_in_one_piece_of_json(places: list[int]) -> None:
     data = json.dumps({"type": "message", "model": "m", "content": [], "usage": USAGE}).encode()
     assert counted(cut(data, places), streamed=False) == (
         "m",
-        dict(zip(COUNTS, (1, 2, 4, 5, 3), strict=True)),
+        {**dict(zip(COUNTS, (1, 2, 4, 5, 3), strict=True)), "final": True},
     )
 
 
 def test_a_stream_that_ends_early_counts_up_to_there() -> None:
     whole = hello("m")
-    assert counted([whole[: whole.index(b"event: message_delta")]]) == (
-        "m",
-        {"input_tokens": 11, "output_tokens": 1},
-    )
-    assert counted([]) == ("asked", {})
+    name, counts = counted([whole[: whole.index(b"event: message_delta")]])
+    assert (name, counts["input_tokens"], counts["final"]) == ("m", 11, False)
+    assert 1 <= counts["output_tokens"] <= 7
+    # Of one that never came, the input is estimated from the request's 400 bytes.
+    assert counted([]) == ("asked", {"input_tokens": 100, "output_tokens": 0, "final": False})
 
 
 NONSENSE = st.recursive(
@@ -83,11 +91,11 @@ def test_nonsense_counts_nothing_below_zero(events: list[dict[str, Any]], end: b
     for streamed in (True, False):
         model, counts = counted([data], streamed=streamed)
         assert len(model) <= 200
-        assert set(counts) <= set(COUNTS)
-        assert all(type(count) is int and count >= 0 for count in counts.values())
+        assert set(counts) <= {*COUNTS, "final"}
+        assert all(type(counts[name]) is int and counts[name] >= 0 for name in counts.keys() & set(COUNTS))
 
 
 def test_a_line_without_an_end_is_not_kept() -> None:
     rest = hello("m")
     chunks = [b"data: ", *([b'"usage"' * 20_000] * 40), b"\n", rest]
-    assert counted(chunks) == ("m", {"input_tokens": 11, "output_tokens": 7})
+    assert counted(chunks) == ("m", {"input_tokens": 11, "output_tokens": 7, "final": True})

@@ -171,3 +171,50 @@ async def test_a_client_that_leaves_in_mid_request_is_noted(
     assert [event.note for event in endpoint.log] == ["the client left in mid-request"]
     assert seen == []
     assert caplog.records == []
+
+
+async def test_tools_that_run_elsewhere_are_refused_where_there_is_no_network() -> None:
+    url = {"type": "image", "source": {"type": "url", "url": "http://out.example/?secret"}}
+    outward: list[dict[str, Any]] = [
+        {"mcp_servers": [{"type": "url", "url": "http://out.example"}]},
+        {"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]},
+        {"messages": [user(url)]},
+        {"messages": [user({"type": "tool_result", "tool_use_id": "t", "content": [url]})]},
+    ]
+    answer = answering(head("200 OK", "text/event-stream"), hello("m"))
+    for allowed in (True, False):
+        async with before(answer, server_tools=allowed) as (endpoint, seen):
+            for more in outward:
+                response = await post(endpoint, body(user("go")) | more)
+                assert response.status_code == (200 if allowed else 400), more
+                assert allowed or 'network="open"' in response.json()["error"]["message"]
+            assert (await post(endpoint, body(user("go")))).status_code == 200
+        assert len(seen) == (len(outward) if allowed else 0) + 1
+
+
+async def test_what_is_left_in_mid_answer_is_counted() -> None:
+    counted: list[tuple[str, dict[str, int], bool]] = []
+    left, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter, _: dict[str, Any]) -> None:
+        whole = hello("m")
+        writer.write(head("200 OK", "text/event-stream") + whole[: whole.index(b"event: message_delta")])
+        await writer.drain()
+        await left.wait()
+        ended.set()
+
+    async with before(slow) as (endpoint, _):
+        endpoint.on_usage = lambda model, counts, final: counted.append((model, dict(counts), final))
+        with pytest.raises(httpx.TimeoutException):
+            await post(endpoint, body(user("go")), timeout=0.5)
+        async with asyncio.timeout(5):
+            while not counted:
+                await asyncio.sleep(0.01)
+            left.set()
+            await ended.wait()
+            await asyncio.sleep(0.1)
+    ((model, counts, final),) = counted
+    assert (model, counts["input_tokens"], final) == ("m", 11, False)
+    assert counts["output_tokens"] >= 1

@@ -36,7 +36,7 @@ class Kind(IntEnum):
     ERR = 10
     EXIT = 11  # {"code"}
     SIGNAL = 12  # {"signal"}
-    LISTEN = 13  # {}: a port on the sandbox's own 127.0.0.1
+    LISTEN = 13  # {"limit"}: a port on the sandbox's own 127.0.0.1
     OPEN = 14  # {"listener"}: a connection to it, carried on this channel
     CLOSE = 15
     READ = 16  # {"path", "limit", "plain"}
@@ -112,6 +112,7 @@ class Link:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, arrived: int) -> None:
         """Use this stream until it ends; `arrived` is the last sequence number the other side has."""
         previous, self._writer = self._writer, writer
+        self._heard = time.monotonic()  # its greeting
         if previous is not None and previous is not writer:
             previous.close()
         self._forget(arrived)
