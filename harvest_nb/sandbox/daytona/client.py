@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
+import socketio
 from daytona import AsyncDaytona, DaytonaConfig
 
 from harvest_nb.sandbox.daytona.account import Account
@@ -21,7 +24,29 @@ def new_client(account: Account) -> AsyncDaytona:
     config = DaytonaConfig(
         api_key=account.api_key.get_secret_value(), api_url=account.api_url, target=account.target
     )
-    return AsyncDaytona(config)
+    client = AsyncDaytona(config)
+    _leave_ctrl_c_alone(getattr(client, "_event_dispatcher", None))
+    return client
+
+
+def _leave_ctrl_c_alone(events: Any) -> None:
+    """Have a client's connections to the events install no handler of SIGINT.
+
+    Socket.IO and Engine.IO install theirs unless they are told not to, and the SDK does not tell them. Those stay for
+    the life of the process, cancel every task of the loop and stop it: a notebook's kernel is dead then. The method
+    that connects gets the class of connections under the name that it knows, in this client alone.
+    """
+    connect = getattr(type(events), "connect", None)
+    if isinstance(connect, FunctionType):  # it runs in the loop's next round at the earliest
+        quiet = SimpleNamespace(AsyncClient=partial(socketio.AsyncClient, handle_sigint=False))
+        own = FunctionType(
+            connect.__code__,
+            {**connect.__globals__, "socketio": quiet},
+            connect.__name__,
+            connect.__defaults__,
+            connect.__closure__,
+        )
+        events.connect = MethodType(own, events)
 
 
 async def close_client(client: AsyncDaytona) -> None:

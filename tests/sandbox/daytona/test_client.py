@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import random
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -123,6 +124,41 @@ async def test_a_client_whose_events_were_cut_does_not_go_on_connecting() -> Non
         assert tasks() > before  # it waits to connect again
         await close_client(client)
         assert tasks() == before
+
+
+INTERRUPTED = """
+import asyncio, os, signal, sys
+from pydantic import SecretStr
+from harvest_nb.sandbox.daytona import Account
+from harvest_nb.sandbox.daytona.client import close_client, new_client
+
+async def main():
+    client = new_client(Account(SecretStr("key"), sys.argv[1], "eu"))
+    while not client._event_dispatcher.is_connected:
+        await asyncio.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        await asyncio.sleep(5)
+    finally:
+        await asyncio.sleep(0.2)
+        await close_client(client)
+        print("closed")
+
+for _ in range(2):
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+async def test_ctrl_c_stays_the_programs_own() -> None:
+    async with serving(Events()) as account:
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", INTERRUPTED, account.api_url, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await program.communicate()
+    assert (program.returncode, said.split()) == (0, [b"closed", b"interrupted"] * 2)
 
 
 async def test_events_that_never_say_hello_do_not_hold_the_end_up() -> None:
