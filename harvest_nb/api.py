@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from harvest_nb.checks import (
 )
 from harvest_nb.engine import connect, engine_errors
 from harvest_nb.errors import RelayError, SandboxError
+from harvest_nb.machine.command import Stop, unless_stopped
+from harvest_nb.machine.held import holding
 from harvest_nb.providers import get_provider, name_for
-from harvest_nb.sandbox.base import Provider, Sandbox
+from harvest_nb.sandbox.base import Provider, Sandbox, reap_command
 from harvest_nb.sandbox.docker import DockerProvider
+from harvest_nb.sandbox.uncancelled import until_stopped
 from harvest_nb.sessions import chat, resume, run
 from harvest_nb.settings import load_settings
 from harvest_nb.snapshot import Snapshot
@@ -64,13 +68,13 @@ async def build(
             on_progress=show,
         )
     if output is not None:
-        await asyncio.to_thread(_save, snapshot.tag, Path(output))
+        await until_stopped(partial(_save, snapshot.tag, Path(output)))
     return snapshot
 
 
-def _save(image: str, output: Path) -> None:
+def _save(image: str, output: Path, stop: Stop) -> None:
     with closing(connect()) as client:
-        save(client, image, output)
+        save(client, image, output, stop=stop)
 
 
 async def validate(
@@ -105,7 +109,8 @@ async def validate(
     load_contract(Path(contract) if contract else None).only(chosen)
     with ExitStack() as stack:
         if isinstance(maker, DockerProvider) and image.endswith(".tar"):
-            image = await _entered(stack, load(maker.client, Path(image)))
+            stop = Stop()
+            image = await _entered(stack, load(maker.client, Path(image), stop=stop), stop)
         return await _validate(
             maker,
             image,
@@ -116,12 +121,13 @@ async def validate(
         )
 
 
-async def _entered(stack: ExitStack, loading: AbstractContextManager[str]) -> str:
+async def _entered(stack: ExitStack, loading: AbstractContextManager[str], stop: Stop) -> str:
     """What `loading` gives, entered in a thread, for a gigabyte is read; if cancelled, only once `stack` has it."""
     work = asyncio.ensure_future(asyncio.to_thread(stack.enter_context, loading))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        stop.ask()
         while not work.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([work])
@@ -143,7 +149,7 @@ async def _validate(
     reading: asyncio.Future[Report] | None = None
     if isinstance(maker, DockerProvider) and layers and (groups is None or "security" in groups):
         # The sandbox is asked meanwhile.
-        reading = asyncio.ensure_future(asyncio.to_thread(_look_at_layers, maker, image))
+        reading = asyncio.ensure_future(until_stopped(partial(_look_at_layers, maker, image)))
     try:
         report, manifest = await _ask(
             maker, image, looks, contract=contract, groups=groups, source_root=source_root
@@ -160,6 +166,7 @@ async def _validate(
         return Report(rows, subject=report.subject, seconds=time.monotonic() - began, notes=report.notes)
     finally:
         if reading is not None:
+            reading.cancel()  # where it is not done, as something has stopped the validation
             await asyncio.wait([reading])
             if not reading.cancelled():
                 reading.exception()  # looked at: what stopped the validation has been said
@@ -175,17 +182,20 @@ async def _ask(
     source_root: Path | None,
 ) -> tuple[Report, bytes | None]:
     """The report of a new sandbox, and its manifest; one that does not start is a report too."""
-    try:
-        sandbox = await maker.create(image, labels={"harvest.run": "validate"})
-    except (SandboxError, RelayError) as error:
-        if "image" in error.data or not looks:
-            raise  # there is no such image, or there is none at all
-        return failed_start(error, image), None
-    try:
-        report = await validate_sandbox(sandbox, contract=contract, groups=groups, source_root=source_root)
-        return report, await _manifest(sandbox)
-    finally:
-        await sandbox.close()
+    with holding(f"a {maker.name} sandbox", reap_command(maker.name)):
+        try:
+            sandbox = await maker.create(image, labels={"harvest.run": "validate"})
+        except (SandboxError, RelayError) as error:
+            if "image" in error.data or not looks:
+                raise  # there is no such image, or there is none at all
+            return failed_start(error, image), None
+        try:
+            report = await validate_sandbox(
+                sandbox, contract=contract, groups=groups, source_root=source_root
+            )
+            return report, await _manifest(sandbox)
+        finally:
+            await sandbox.close()
 
 
 async def _manifest(sandbox: Sandbox) -> bytes | None:
@@ -201,8 +211,14 @@ def _look_at_image(provider: DockerProvider, image: str, manifest: bytes | None)
         return validate_image(api.inspect_image(image), api.history(image), manifest=manifest)
 
 
-def _look_at_layers(provider: DockerProvider, image: str) -> Report:
+def _look_at_layers(provider: DockerProvider, image: str, stop: Stop) -> Report:
     api: Any = provider.client.api
-    with engine_errors(f"look at the layers of {image}"):
-        described = api.inspect_image(image)
-        return validate_layers(described, lambda: api.get_image(described["Id"], chunk_size=1 << 20))
+
+    def look() -> Report:
+        with engine_errors(f"look at the layers of {image}"):
+            described = api.inspect_image(image)
+            return validate_layers(
+                described, lambda: api.get_image(described["Id"], chunk_size=1 << 20), stop
+            )
+
+    return unless_stopped(look, stop)  # the engine puts the whole image together before it answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -81,8 +82,6 @@ def test_a_conversation_in_a_terminal(provider: str, tmp_path: Path) -> None:
         "conversation",
         cache=tmp_path / "cache",
     ) as chat:
-        chat.sendcontrol("c")  # at an empty prompt it says how to leave
-        chat.expect_exact("Ctrl-D or /quit leaves")
         chat.send("list\r")
         chat.expect_exact("→ ")
         chat.expect_exact("autonomous-agent.md")
@@ -118,12 +117,18 @@ def test_a_conversation_in_a_terminal(provider: str, tmp_path: Path) -> None:
         chat.expect_exact(runs(tmp_path)[0].name)
         chat.send("/nonsense\r")
         chat.expect_exact("There is no command /nonsense")
-        chat.sendcontrol("d")
+        chat.sendcontrol("c")  # where nothing runs, it leaves
+        chat.expect_exact("interrupted")
         chat.expect_exact("run folder:")
+        chat.expect(r"7 prompts, \$0\.\d+ in all, endpoint scripted")
+        chat.expect(r"to go on: harvest-nb (chat [^\r]*)\r")
+        again = str(chat.match[1]).split() if isinstance(chat.match, re.Match) else []
         chat.expect(pexpect.EOF)
         chat.wait()
-        assert chat.exitstatus == 0
+        assert chat.exitstatus == 130
     first, branch = runs(tmp_path)
+    assert again[:3] == ["chat", "--resume", branch.name]
+    assert [again[at + 1] for at, word in enumerate(again) if word == "--allow"] == ["Bash"]
     statuses = [entry["status"] for entry in about(first)["prompts"]]
     assert statuses == ["success", "cancelled", "cancelled", "success", "success", "success"]
     assert [entry["prompt"] for entry in about(first)["prompts"]][3:5] == ["one\ntwo", "pasted\nlines"]

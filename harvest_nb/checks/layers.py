@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from harvest_nb.checks.base import shorten
 from harvest_nb.checks.report import Report, Row
+from harvest_nb.machine.command import Stop
 from harvest_nb.paths import cache_dir
 from harvest_nb.redact import SECRET_SHAPES
 
@@ -35,19 +36,25 @@ _RULES = hashlib.sha256(
 ).hexdigest()[:16]
 
 
-def validate_layers(inspect: Mapping[str, Any], export: Callable[[], Iterable[bytes]]) -> Report:
+def validate_layers(
+    inspect: Mapping[str, Any], export: Callable[[], Iterable[bytes]], stop: Stop | None = None
+) -> Report:
     """A row about the image's layers, to be added to the others.
 
     Args:
         inspect: what the engine's `inspect_image` gives: `Id`, `RootFS`.
         export: gives the image as `docker save` writes it; only called where a layer is not known to be clean.
+        stop: ends the reading when asked.
+
+    Raises:
+        Cancelled: `stop` was asked.
     """
     start = time.monotonic()
     layers = [str(layer) for layer in inspect["RootFS"]["Layers"]]
     clean = _known()
     found: dict[str, list[str]] = {}
     if not set(layers) <= clean:
-        found = scan_layers(export())
+        found = scan_layers(_until(stop or Stop(), export()))
         missing = [layer for layer in layers if layer not in found]
         if not missing:
             _remember({layer for layer in layers if not found[layer]})
@@ -76,6 +83,12 @@ def validate_layers(inspect: Mapping[str, Any], export: Callable[[], Iterable[by
         subject=str(inspect.get("Id", "")),
         seconds=time.monotonic() - start,
     )
+
+
+def _until(stop: Stop, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        stop.check()
+        yield chunk
 
 
 def scan_layers(chunks: Iterable[bytes]) -> dict[str, list[str]]:

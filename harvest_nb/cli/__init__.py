@@ -6,32 +6,48 @@ Exit codes: 0 done, 1 it ran and something is wrong, 2 the call or a setting is 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
-import typer
+from harvest_nb.cli.ending import ending
 
-from harvest_nb.cli import chat, costs, daytona, endpoint, notebook, session, snapshot
-from harvest_nb.cli.common import err
-from harvest_nb.errors import HarvestError
-from harvest_nb.views.plain import plain
+if TYPE_CHECKING:
+    from harvest_nb.cli.commands import app
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Build, check, run, measure and explain the Harvest executor.",
-)
-# Without a name of its own, a group's commands stand beside the others.
-for part in (snapshot, session, chat, endpoint, costs, notebook, daytona):
-    app.add_typer(part.app)
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from harvest_nb.cli.commands import app
+
+    return app
 
 
 def main() -> None:
     """Run the command line; errors of this package become one message and an exit code."""
+    code: Any = 0
+    try:
+        with ending.watched():
+            code = _run()
+    except KeyboardInterrupt:
+        code = 130
+    if ending.code:
+        ending.left()
+        code = ending.code if code == 130 else code
+    sys.exit(code)
+
+
+def _run() -> Any:
+    # Here, as they take a second or two, in which Ctrl-C is heard too.
+    from harvest_nb.cli.commands import app
+    from harvest_nb.cli.common import tell_error
+    from harvest_nb.errors import HarvestError
+
     try:
         app()
+    except SystemExit as end:
+        return end.code
     except HarvestError as error:
-        err.print(f"[bold red]error:[/] {type(error).__name__}:", end=" ")
-        err.print(plain(str(error)), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        tell_error(error)
+        return error.exit_code

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
+import shlex
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harvest_nb.cli.common import Image, ProviderName, do, interrupted, out, quiet
+from harvest_nb.cli.common import Image, ProviderName, do, out, quiet
+from harvest_nb.cli.ending import ending
 from harvest_nb.cli.options import (
     Allow,
     At,
@@ -29,16 +29,22 @@ from harvest_nb.cli.options import (
     Resume,
     RunsDir,
     ScenarioName,
+    Timeout,
     endpoint_of,
     wanted,
 )
 from harvest_nb.errors import SettingsError
 
+if TYPE_CHECKING:
+    from harvest_nb.session.chat import Chat
+
 app = typer.Typer()
+_NOT_AGAIN = ("resume", "fork", "at", "record", "one")
 
 
 @app.command()
 def chat(
+    context: typer.Context,
     provider: ProviderName = "docker",
     image: Image = None,
     live: Live = False,
@@ -56,6 +62,7 @@ def chat(
     ] = False,
     max_turns: MaxTurns = None,
     max_budget_usd: MaxBudget = None,
+    timeout: Timeout = None,
     mcp_server: McpServer = None,
     runs_dir: RunsDir = None,
     network: Network = None,
@@ -78,6 +85,7 @@ def chat(
         "disallowed_tools": disallow or (),
         "max_turns": max_turns,
         "max_budget_usd": max_budget_usd,
+        "timeout": timeout,
         "mcp_servers": mcp_server,
         "runs_dir": runs_dir,
         "network": network,
@@ -88,12 +96,11 @@ def chat(
         from harvest_nb.session.chat import Chat
         from harvest_nb.views.permission import TerminalQuestions
 
-        setup = wanted(resume, fork=fork, at=at, talk=True, **arguments)
+        conversation = Chat(wanted(resume, fork=fork, at=at, talk=True, **arguments))
 
-        async def talk() -> tuple[bool, bool, list[Path]]:
-            conversation = Chat(setup)
+        async def talk() -> tuple[bool, bool]:
             terminal = Terminal(conversation, out, TerminalQuestions(console=out) if ask else None)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, terminal.interrupt)
+            ending.first(terminal.interrupt, asyncio.get_running_loop().call_soon_threadsafe)
             async with conversation:
                 if person:
                     ok = await terminal.talk()
@@ -101,14 +108,41 @@ def chat(
                     ok = await terminal.read(_whole(), commands=False)
                 else:
                     ok = await terminal.read(piped_lines())
-            return ok, terminal.interrupted, conversation.folders
+            return ok, terminal.interrupted
 
-        ok, stopped, folders = do(talk())
-    for folder in folders:
-        out.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
-    if stopped:
-        raise interrupted()
-    raise typer.Exit(0 if ok else 1)
+        try:
+            ok, stopped = do(talk())
+        finally:
+            _tell(conversation, context)
+    raise typer.Exit(130 if stopped else 0 if ok else 1)
+
+
+def _tell(conversation: Chat, context: typer.Context) -> None:
+    """Say what the chat has cost, where it is recorded, and the command that goes on with it."""
+    lines = [f"run folder: {folder}" for folder in conversation.folders]
+    if conversation.results:
+        cost, count = conversation.cost_usd, len(conversation.results)
+        total = "cost unknown" if cost is None else f"${cost:.4f}"
+        lines.append(
+            f"{count} prompt{'s' * (count > 1)}, {total} in all, endpoint {conversation.setup.endpoint}"
+        )
+    begun = [folder for folder in conversation.folders if any(folder.glob("transcript/**/*.jsonl"))]
+    if begun:
+        lines.append(f"to go on: {_again(context, begun[-1].name)}")
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _again(context: typer.Context, run: str) -> str:
+    """Return the command that goes on with a run under the options of this one."""
+    words = ["harvest-nb", "chat", "--resume", run]
+    for option in context.command.params:
+        value = context.params.get(str(option.name))
+        if option.name in _NOT_AGAIN or value in (None, option.default, (), []):
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0]] if item is True else [option.opts[0], str(item)]
+    return shlex.join(words)
 
 
 async def _whole() -> AsyncIterator[str]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 import termios
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
-from harvest_nb.errors import SettingsError
+from harvest_nb.cli.ending import ending
+from harvest_nb.errors import HarvestError, SettingsError
+from harvest_nb.machine.held import holding
+from harvest_nb.views.plain import plain
 
 __all__ = [
     "Image",
@@ -25,9 +27,11 @@ __all__ = [
     "decoded",
     "do",
     "err",
+    "kernels_sandboxes",
     "out",
     "print_json",
     "quiet",
+    "tell_error",
 ]
 
 T = TypeVar("T")
@@ -40,37 +44,52 @@ Image = Annotated[str | None, typer.Option("--image", help="The image's tag or i
 SourceRoot = Annotated[Path | None, typer.Option(help="A checkout to take the config sources from.")]
 
 
-def interrupted() -> SystemExit:
-    """Say that Ctrl-C has ended the command; what is to be raised."""
-    err.print("interrupted; everything started here has been ended")
-    return SystemExit(130)
+def tell_error(error: HarvestError) -> None:
+    """Say on standard error what is wrong."""
+    err.print(f"[bold red]error:[/] {type(error).__name__}:", end=" ")
+    err.print(plain(str(error)), markup=False, highlight=False, soft_wrap=True)
 
 
 def do(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end. SIGTERM and SIGHUP end it as Ctrl-C does, with 128 + their number."""
-    received: list[int] = []
+    """Run a coroutine to its end. SIGINT, SIGTERM and SIGHUP cancel it; the exit code is then 128 + their number."""
+    running: list[Callable[[], object]] = []
 
     async def watched() -> T:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
-
-        def end(number: int) -> None:
-            received.append(number)
+        running.append(lambda: loop.call_soon_threadsafe(task.cancel))
+        if ending.code:
             task.cancel()
-
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # a program under nohup stays
-                loop.add_signal_handler(number, end, number)
         return await work
 
+    def stop() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: all is done
+            for cancel in running:
+                cancel()
+
     try:
-        return asyncio.run(watched())
-    except KeyboardInterrupt:
-        raise interrupted() from None  # here, as typer would end without a word
-    except asyncio.CancelledError:
-        if received:
-            raise SystemExit(128 + received[0]) from None
-        raise
+        with ending.stopping(stop):
+            return asyncio.run(watched())
+    except (asyncio.CancelledError, HarvestError) as error:
+        if not ending.code:
+            raise
+        if isinstance(error, HarvestError):
+            tell_error(error)
+        raise SystemExit(ending.code) from None
+    finally:
+        work.close()  # where it has not even begun
+
+
+@contextlib.contextmanager
+def kernels_sandboxes() -> Iterator[None]:
+    """Have the sandboxes that notebooks' kernels may leave told, with what removes them, by an end at once."""
+    from harvest_nb.notebooks.leaving import usable
+    from harvest_nb.sandbox.base import reap_command
+
+    with contextlib.ExitStack() as stack:
+        for name in usable():
+            stack.enter_context(holding(f"any {name} sandbox of the kernels", reap_command(name)))
+        yield
 
 
 def print_json(document: Any) -> None:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harvest_nb.cli.common import Json, out, print_json
+from harvest_nb.cli.ending import ending
+from harvest_nb.machine.held import holding
+from harvest_nb.sandbox.base import reap_command
 
 if TYPE_CHECKING:
     from harvest_nb.daytona_local import LocalDaytona
@@ -48,7 +51,8 @@ def daytona_local(
         if new_key:
             raise SettingsError("Give either --key or --new-key")
         checked_key(key)
-    with _serving(port, key, new_key) as server:
+    ending.patient = True  # each sandbox that ends takes a moment, and there may be many
+    with holding("sandboxes of the stand-in", reap_command("docker")), _serving(port, key, new_key) as server:
         for text in fault or []:
             server.faults.parse(text)
         told = {"DAYTONA_API_URL": server.api_url, "DAYTONA_API_KEY": server.api_key}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harvest_nb.cli.common import Json, do, err, out, print_json
-from harvest_nb.errors import EndpointError, ParameterError
+from harvest_nb.cli.common import Json, do, err, kernels_sandboxes, out, print_json
+from harvest_nb.cli.ending import ending
+from harvest_nb.errors import ParameterError
 
 app = typer.Typer()
 notebooks_app = typer.Typer(no_args_is_help=True, help="The numbered notebooks.")
@@ -42,18 +42,19 @@ def notebooks_run(
         if not path.is_file():
             raise ParameterError(f"There is no notebook {path}", hint="name .ipynb files, or none for all")
     common, single = assignments(paths, parameter or [])
-    results = run_notebooks(
-        paths,
-        out_dir,
-        common,
-        per_notebook=single,
-        requires={"docker": engine_missing()},
-        cell_timeout=cell_timeout,
-        jobs=jobs,
-        live=live,
-        console=err if as_json else out,
-        junit=junit,
-    )
+    with ending.stopping(), kernels_sandboxes():
+        results = run_notebooks(
+            paths,
+            out_dir,
+            common,
+            per_notebook=single,
+            requires={"docker": engine_missing()},
+            cell_timeout=cell_timeout,
+            jobs=jobs,
+            live=live,
+            console=err if as_json else out,
+            junit=junit,
+        )
     if as_json:
         print_json([{k: v for k, v in vars(item).items() if k != "error"} for item in results])
     else:
@@ -97,29 +98,3 @@ def demo(
     )
     out.print(f"Open {done.index.resolve().as_uri()}", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(0 if done.ok else 1)
-
-
-@app.command()
-def lab(
-    port: Annotated[int, typer.Option(help="JupyterLab's port.")] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
-) -> None:
-    """Start JupyterLab on the notebooks."""
-    import socket
-    import subprocess
-
-    from harvest_nb.paths import notebooks_dir
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise EndpointError(
-                f"Port {port} of 127.0.0.1 is taken", hint="choose another with --port"
-            ) from error
-    command = [
-        sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks_dir()}", f"--port={port}",
-        "--ServerApp.port_retries=0", "--ip=127.0.0.1",
-    ]  # fmt: skip
-    raise typer.Exit(subprocess.call([*command, *([] if browser else ["--no-browser"])]))

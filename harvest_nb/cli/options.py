@@ -44,6 +44,15 @@ MaxBudget = Annotated[
         "--max-budget-usd", min=0.0, help="End when it has cost more (live: 5 unless told otherwise)."
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        min=0.001,
+        metavar="SECONDS",
+        help="End a prompt after so long, with its session's start; what it has is kept.",
+    ),
+]
 McpServer = Annotated[list[str] | None, typer.Option(help="Only these MCP servers; may be repeated.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Where the run folder is made.")]
 Network = Annotated[str | None, typer.Option(help="none or open.")]

@@ -30,6 +30,7 @@ from harvest_nb.cli.options import (
     Resume,
     RunsDir,
     ScenarioName,
+    Timeout,
     endpoint_of,
     wanted,
 )
@@ -67,6 +68,7 @@ def run(
     disallow: Disallow = None,
     max_turns: MaxTurns = None,
     max_budget_usd: MaxBudget = None,
+    timeout: Timeout = None,
     mcp_server: McpServer = None,
     runs_dir: RunsDir = None,
     network: Network = None,
@@ -91,6 +93,7 @@ def run(
         "disallowed_tools": disallow or (),
         "max_turns": max_turns,
         "max_budget_usd": max_budget_usd,
+        "timeout": timeout,
         "mcp_servers": mcp_server,
         "runs_dir": runs_dir,
         "network": network,

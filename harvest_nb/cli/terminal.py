@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harvest_nb.cli.common import readable
+from harvest_nb.cli.ending import ending
 from harvest_nb.cli.keyboard import History, keys
 from harvest_nb.errors import HarvestError
 from harvest_nb.paths import cache_dir
@@ -44,7 +45,8 @@ _HELP = """\
 /help            this
 /quit            leave (Ctrl-D does too)
 
-Enter sends, Alt-Enter begins a new line, pasted lines stay together. Ctrl-C stops the turn, not the session."""
+Enter sends, Alt-Enter begins a new line, pasted lines stay together. Ctrl-C stops the turn, not the session;
+here, where nothing runs, it leaves."""
 
 
 class Terminal:
@@ -59,14 +61,16 @@ class Terminal:
     def __init__(self, chat: Chat, console: Console, questions: Questions | None = None) -> None:
         self.chat, self.console = chat, console
         self.interrupted = False
-        """Whether Ctrl-C has ended the reading of a pipe."""
+        """Whether Ctrl-C has ended the chat."""
+        self._stopping: asyncio.Future[None] | None = None
+        self._leaving = False
         self._attached: list[Path] = []
         self._turn: asyncio.Task[Any] | None = None
         self._line: PromptSession[str] | None = None
         self._reading: asyncio.Task[bool] | None = None
         self._questions = questions
         if questions is not None:
-            questions.stop = self.interrupt
+            questions.stop = self._stop_turn
             options = replace(chat.setup.options, can_use_tool=questions)
             chat.setup = replace(chat.setup, options=options)
 
@@ -89,15 +93,18 @@ class Terminal:
                 try:
                     said = await line.prompt_async(HTML("<b>&gt; </b>"), handle_sigint=False)
                 except KeyboardInterrupt:
-                    self._say("Ctrl-D or /quit leaves; Ctrl-C stops a turn.")
-                    continue
+                    ending.begin()
+                    self.interrupted = True
+                    break
                 except EOFError:
                     break
                 if not await self.take(said):
                     break
         finally:
             warming.cancel()
-            self._say("ending the session …")
+            self._leaving = True
+            if not ending.code:
+                self._say("ending the session …")
         return True
 
     async def read(self, prompts: AsyncIterator[str], *, commands: bool = True) -> bool:
@@ -126,10 +133,23 @@ class Terminal:
         with contextlib.suppress(HarvestError):  # the first prompt meets it again, and says so
             await (await self.chat.open()).start()
 
-    def interrupt(self) -> None:
-        """Stop the turn that is under way; of a pipe, all that would come after it too."""
+    def _stop_turn(self) -> None:
+        self.interrupt()
+
+    def interrupt(self) -> bool:
+        """Stop the turn that is under way; of a pipe, all that would come after it too.
+
+        Returns:
+            False where that is not enough: the turn is being stopped already.
+        """
+        if self._stopping is not None and not self._stopping.done():
+            return False
         self.interrupted = self._reading is not None
+        if self.interrupted or self._leaving:
+            ending.begin()
         if self.chat.busy:
+            if not self.interrupted:
+                ending.say("stopping the turn …")
             self._stopping = asyncio.ensure_future(self.chat.cancel())
         elif self._turn is not None and not self._turn.done():
             self._turn.cancel()
@@ -137,6 +157,7 @@ class Terminal:
             self._reading.cancel()
         elif self._line is not None and self._line.app.is_running:
             self._line.app.exit(exception=KeyboardInterrupt())
+        return True
 
     async def take(self, said: str, *, commands: bool = True) -> bool:
         """Answer one prompt or command; returns whether to go on."""

@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["Cancelled", "Finished", "Stop", "clean_env", "run_lines"]
+__all__ = ["Cancelled", "Finished", "Stop", "clean_env", "run_lines", "unless_stopped"]
 
-_GRACE_SECONDS = 15.0
+T = TypeVar("T")
+
+_GRACE_SECONDS = 3.0
 _TAIL_LINES = 20
 _PASSED_ON = {
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_RUNTIME_DIR",
@@ -80,6 +83,31 @@ class Stop:
             callback()
 
 
+def unless_stopped(work: Callable[[], T], stop: Stop) -> T:
+    """Do `work`, which cannot be stopped, in a thread that is left to itself once `stop` is asked.
+
+    Raises:
+        Cancelled: `stop` was asked.
+    """
+    over, results, errors = threading.Event(), list[T](), list[BaseException]()
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            errors.append(error)
+        over.set()
+
+    forget = stop.on_ask(over.set)
+    threading.Thread(target=run, name="unless stopped", daemon=True).start()
+    over.wait()
+    forget()
+    stop.check()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
 @dataclass(frozen=True)
 class Finished:
     """A program that has ended: its exit code and the last lines it wrote to either output."""
@@ -114,7 +142,7 @@ def run_lines(
         env: added to `clean_env()`.
         cwd: where it runs.
         on_line: called with every line, without its end.
-        stop: when asked, the program's process group gets SIGTERM, after 15 seconds SIGKILL.
+        stop: when asked, the program's process group gets SIGTERM, after 3 seconds SIGKILL.
 
     Raises:
         Cancelled: `stop` was asked; the program has ended.

@@ -5,6 +5,7 @@ Notebooks depend on each other only through their parameters and through what th
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -97,7 +98,7 @@ def run_notebooks(
                 error=CellFailure("KeyboardInterrupt", "interrupted"),
             )  # fmt: skip
         finally:
-            ensure_event_loop().close()  # this thread's own, which papermill has made
+            _close(ensure_event_loop())  # this thread's own, which papermill has made
 
     with LiveTable(console, names) as table, ThreadPoolExecutor(jobs) as pool:
         running: dict[Future[NotebookResult], str] = {}
@@ -124,12 +125,22 @@ def run_notebooks(
             for future in wait(running).done:
                 with suppress(Exception):  # what ended the batch is raised
                     results[running[future]] = future.result()
+                    table.end(future.result())
             raise
         finally:
             done = [results[name] for name in names if name in results]
             if junit is not None:
                 write_junit(done, junit)
     return done
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop and end what is left on it, as after a cell that was interrupted."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.close()
 
 
 def _check_order(earlier: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]) -> None:

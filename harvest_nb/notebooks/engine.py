@@ -17,11 +17,11 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import IO, Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -32,6 +32,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 
 from harvest_nb.machine.command import Cancelled, Stop
+from harvest_nb.notebooks.leaving import nothing_left
 from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, Redactor
 from harvest_nb.settings import DESK_VARIABLES, TOKEN_VARIABLES
 
@@ -40,6 +41,10 @@ __all__ = ["ENGINE", "Job", "kernel_environment", "redact_cells"]
 ENGINE = "harvest"
 _DROPPED = re.compile(r"(ANTHROPIC|CLAUDE|AWS|GOOGLE|VERTEX|CLOUD_ML|AZURE)_.*|CLAUDECODE")
 _LET_GO = 10  # seconds a cell gets to clean up after it was interrupted
+_LET_GO_STOPPED = 2  # ... by a person, who waits
+_PUT_AWAY = (
+    30  # seconds a kernel gets for the sandboxes that it holds, twice as much as until it gets SIGTERM
+)
 
 
 def kernel_environment(*, live: bool = False, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -67,6 +72,7 @@ class Job:
     """What one execution needs besides the notebook, and what it leaves: the last cell and the leaks.
 
     When `stop` is asked, from any thread, the running cell is interrupted and the execution ends with `Cancelled`.
+    The kernel gets time to put away what it holds, and sandboxes that it leaves all the same are removed.
     """
 
     cwd: Path
@@ -157,13 +163,18 @@ class HarvestEngine(Engine):
         # Sockets in a folder of the kernel's own: of two kernels that start at once, both may choose one free TCP port.
         # A socket's path has 107 bytes at most.
         place = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # noqa: S108
-        with tempfile.TemporaryDirectory(prefix="harvest-kernel-", dir=place) as folder:
+        with (
+            nothing_left(job.stop),
+            tempfile.TemporaryDirectory(prefix="harvest-kernel-", dir=place) as folder,
+            _told_unless(job.stop) as said,
+        ):
             kernel = AsyncKernelManager(
                 kernel_name=kernel_name,
                 kernel_spec_manager=_ThisInterpreter(),
                 transport="ipc",
                 ip=f"{folder}/k",
             )
+            kernel.shutdown_wait_time = _PUT_AWAY
             client = _Client(
                 nb_man,
                 km=kernel,
@@ -172,10 +183,22 @@ class HarvestEngine(Engine):
                 startup_timeout=start_timeout,
             )
             try:
-                client.execute(cleanup_kc=True, env=dict(job.env), cwd=str(job.cwd))
+                client.execute(cleanup_kc=True, env=dict(job.env), cwd=str(job.cwd), stderr=said)
             finally:
                 if kernel.has_kernel:  # interrupted while it started
                     run_sync(kernel.shutdown_kernel)(now=True)
+
+
+@contextlib.contextmanager
+def _told_unless(stop: Stop) -> Iterator[IO[bytes]]:
+    """A file for what the kernel itself says, told at the end; one that was interrupted on purpose shows tracebacks."""
+    with tempfile.TemporaryFile() as said:
+        try:
+            yield said
+        finally:
+            if not stop.asked:
+                said.seek(0)
+                sys.stderr.write(said.read().decode("utf-8", "replace"))
 
 
 class _Client(PapermillNotebookClient):
@@ -218,7 +241,8 @@ class _Client(PapermillNotebookClient):
         # ipykernel's signal handler does not wake its own loop: an awaiting cell would not notice (7.4.0).
         self.kc.kernel_info()
         with contextlib.suppress(Empty):  # no reply: the cell does not let go, and the kernel is ended anyway
-            await self.kc.get_shell_msg(timeout=_LET_GO)
+            stopped = self.nb_man.job.stop.asked
+            await self.kc.get_shell_msg(timeout=_LET_GO_STOPPED if stopped else _LET_GO)
 
 
 papermill_engines.register(ENGINE, HarvestEngine)

@@ -62,7 +62,9 @@ class LiveTable:
         elif result.outcome == "skipped":
             self._console.print(f"[yellow]-[/] {name} not run: {escape(result.reason)}")
         else:
-            self._console.print(f"[red]✗[/] {name} failed after {seconds}: {escape(result.reason)}")
+            kept = f"; as far as it got: {result.executed}" if result.executed else ""
+            told = f"[red]✗[/] {name} failed after {seconds}: {escape(result.reason + kept)}"
+            self._console.print(told, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table("notebook", "seconds", "", box=None, header_style="bold", padding=(0, 2, 0, 0))

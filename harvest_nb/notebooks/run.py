@@ -24,6 +24,7 @@ from papermill.execute import execute_notebook
 
 from harvest_nb.errors import NotebookError, ParameterError
 from harvest_nb.machine.command import Stop
+from harvest_nb.machine.held import holding
 from harvest_nb.notebooks.engine import ENGINE, Job, kernel_environment
 from harvest_nb.notebooks.inputs import check_parameters, read_notebook
 from harvest_nb.notebooks.result import read_result
@@ -143,17 +144,18 @@ def run_notebook(
     failure: CellFailure | None = None
     start = time.monotonic()
     try:
-        execute_notebook(
-            path,
-            executed,
-            parameters=given,
-            engine_name=ENGINE,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            execution_timeout=cell_timeout,
-            job=job,
-        )
+        with holding(f"the kernel of {path.stem}", last=lambda: f"{path.stem}, as far as it got: {executed}"):
+            execute_notebook(
+                path,
+                executed,
+                parameters=given,
+                engine_name=ENGINE,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                execution_timeout=cell_timeout,
+                job=job,
+            )
     except PapermillExecutionError as error:
         said = _ANSI.sub("", "\n".join(error.traceback))
         evalue, source_, said = (without_secrets(x, redactor) for x in (error.evalue, error.source, said))

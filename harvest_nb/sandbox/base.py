@@ -12,7 +12,17 @@ from typing import Protocol, runtime_checkable
 
 from harvest_nb.errors import CommandError
 
-__all__ = ["RULES", "Completed", "Limits", "Process", "Provider", "Sandbox", "SandboxInfo", "Stdin"]
+__all__ = [
+    "RULES",
+    "Completed",
+    "Limits",
+    "Process",
+    "Provider",
+    "Sandbox",
+    "SandboxInfo",
+    "Stdin",
+    "reap_command",
+]
 
 
 RULES = ("claude.md", "autonomous-agent.md")
@@ -221,3 +231,8 @@ class Provider(Protocol):
 
     async def reap(self, *, all_namespaces: bool = False) -> builtins.list[str]:
         """Remove the sandboxes of this namespace, or of all, that no live process holds; returns their ids."""
+
+
+def reap_command(provider: str) -> str:
+    """Return the command that removes the sandboxes which a process that has ended has left at `provider`."""
+    return "harvest-nb sandboxes --reap" + ("" if provider == "docker" else f" --provider {provider}")

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from harvest_nb.bounds import bounds
 from harvest_nb.errors import RelayError, SandboxError, SandboxGone
+from harvest_nb.machine.held import holding
 from harvest_nb.sandbox.base import Completed
 from harvest_nb.sandbox.relayd.frames import CHUNK, Kind, Link, ProtocolError, read_hello
 
@@ -416,13 +417,15 @@ class Relay:
         ask = {"path": str(path), "limit": most, "plain": plain}
         self.link.post(Kind.READ, number, json.dumps(ask).encode())
         data = bytearray()
-        async for chunk in _drain(channel, channel.out):
-            data += chunk
-            if len(data) > most:  # a relay that keeps to no limit
-                self.link.post(Kind.CLOSE, number)
-                self._channels.pop(number, None)
-                self._raise(OSError(errno.EFBIG, f"larger than {most:,} bytes"), path)
-        await self._end_of_file(channel, path)
+        with holding(f"the sandbox's {path}") as item:
+            async for chunk in _drain(channel, channel.out):
+                data += chunk
+                item.size = len(data)
+                if len(data) > most:  # a relay that keeps to no limit
+                    self.link.post(Kind.CLOSE, number)
+                    self._channels.pop(number, None)
+                    self._raise(OSError(errno.EFBIG, f"larger than {most:,} bytes"), path)
+            await self._end_of_file(channel, path)
         return bytes(data)
 
     async def write(

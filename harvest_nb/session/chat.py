@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from claude_agent_sdk import Message, PermissionMode
 
 from harvest_nb.errors import RunFolderError, SandboxError, SessionError
+from harvest_nb.machine.ending import before_the_end, go_on, has_stopped
 from harvest_nb.session.folder import RunFolder
 from harvest_nb.session.open import Setup, open_session
 from harvest_nb.session.result import RunResult
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Chat"]
+
+_EXIT_SECONDS = 20
 
 
 class Chat:
@@ -122,6 +125,8 @@ class Chat:
                 self._end = asyncio.Event()
                 self._opened = asyncio.get_running_loop().create_future()
                 self._owner = asyncio.create_task(self._own(self._opened, self._end, prompt), name="chat")
+                _open[self._owner] = self
+                self._owner.add_done_callback(_open.pop)
             return self._opened
 
     async def _own(self, opened: asyncio.Future[Session], end: asyncio.Event, prompt: str) -> None:
@@ -303,3 +308,17 @@ class Chat:
         """Stop what is under way and put the session and its sandbox away. Safe to call twice."""
         self._closed = True
         await self._put_away()
+
+
+_open: dict[asyncio.Task[None], Chat] = {}
+"""The conversations that have a session, by the task that keeps it."""
+
+
+def _at_exit() -> None:
+    """The process ends: loops that have only stopped, as a kernel's does, go on until their sandboxes are removed."""
+    for loop in {owner.get_loop() for owner in _open if has_stopped(owner.get_loop())}:
+        ends = [loop.create_task(chat.close()) for owner, chat in _open.items() if owner.get_loop() is loop]
+        go_on(loop, asyncio.wait(ends, timeout=_EXIT_SECONDS))
+
+
+before_the_end(_at_exit)

@@ -12,6 +12,7 @@ from typing import IO
 from harvest_nb.bounds import bounds
 from harvest_nb.errors import RunFolderError
 from harvest_nb.files import plain_part
+from harvest_nb.machine.held import Held, holding
 from harvest_nb.sandbox.base import Sandbox
 from harvest_nb.session.folder import RunFolder
 
@@ -48,15 +49,15 @@ async def collect_transcript(
     process = await sandbox.spawn(program, cwd=sandbox.home)
     missing: list[str] = []
 
-    async def save(file: IO[bytes]) -> bool:
-        whole = await _save(process.stdout, file, most.artifact_bytes)
+    async def save(file: IO[bytes], item: Held) -> bool:
+        whole = await _save(process.stdout, file, most.artifact_bytes, item)
         if not whole:  # at once: what it goes on to send would wait to be read
             await process.kill()
         return whole
 
-    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as packed:
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as packed, holding("the transcript") as item:
         try:
-            said, whole = await asyncio.gather(_beginning(process.stderr), save(packed))
+            said, whole = await asyncio.gather(_beginning(process.stderr), save(packed, item))
             code = await process.wait()
         except BaseException:
             await process.kill()
@@ -96,12 +97,13 @@ async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
     return bytes(kept)
 
 
-async def _save(chunks: AsyncIterator[bytes], file: IO[bytes], most: int) -> bool:
+async def _save(chunks: AsyncIterator[bytes], file: IO[bytes], most: int, item: Held) -> bool:
     """Write `chunks` to `file`; False as soon as there are more than `most` bytes."""
     async for chunk in chunks:
         if file.tell() + len(chunk) > most:
             return False
         file.write(chunk)
+        item.size += len(chunk)
     return True
 
 

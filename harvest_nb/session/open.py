@@ -18,8 +18,9 @@ from harvest_nb.bounds import bounds
 from harvest_nb.endpoint import Endpoint, Scenario, open_endpoint
 from harvest_nb.endpoint.open import check_listening, check_spec, recorded_model
 from harvest_nb.errors import EngineError, RunFolderError, SandboxError, SandboxGone, SessionError, TokenError
+from harvest_nb.machine.held import holding
 from harvest_nb.redact import SHORTEST, Redactor, all_secrets
-from harvest_nb.sandbox.base import Limits, Provider, Sandbox
+from harvest_nb.sandbox.base import Limits, Provider, Sandbox, reap_command
 from harvest_nb.sandbox.pool import Relabelling
 from harvest_nb.sandbox.pools import shared_pool
 from harvest_nb.sandbox.uncancelled import to_the_end
@@ -184,9 +185,11 @@ async def open_session(
     ended: tuple[str, str | None] | None = None
     try:
         async with contextlib.AsyncExitStack() as stack:
-            await check_listening(setup.endpoint)  # before a sandbox costs anything
-            sandbox = await _sandbox(stack, setup, folder)
-            session = await _session(stack, setup, folder, sandbox, prompt)
+            stack.enter_context(holding(f"run {folder.id}", last=lambda: _cut(folder)))
+            async with _in_time(setup.timeout):
+                await check_listening(setup.endpoint)  # before a sandbox costs anything
+                sandbox = await _sandbox(stack, setup, folder)
+                session = await _session(stack, setup, folder, sandbox, prompt)
             yield session
     except asyncio.CancelledError:
         ended = ("cancelled", "cancelled from the desk")
@@ -196,6 +199,26 @@ async def open_session(
         raise
     finally:
         _finish(folder, session, ended)
+
+
+@contextlib.asynccontextmanager
+async def _in_time(timeout: float | None) -> AsyncIterator[None]:
+    """Raise SessionError where the block takes longer than the prompts may."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError as error:
+        raise SessionError(
+            f"The session did not begin within {timeout:g} s", hint="raise `timeout`"
+        ) from error
+
+
+def _cut(folder: RunFolder) -> str:
+    """Record how the run ends, where this process ends before it has been put away; returns where it is."""
+    # A disk that is full has been reported by the write that met it first.
+    with contextlib.suppress(RunFolderError):
+        folder.save(status="cancelled", exit_reason="cancelled from the desk, and not put away")
+    return f"run folder: {folder.path}"
 
 
 def _folder(setup: Setup, prompt: str, redactor: Redactor) -> RunFolder:
@@ -221,6 +244,7 @@ async def _sandbox(stack: contextlib.AsyncExitStack, setup: Setup, folder: RunFo
     if sandbox is None:
         provider = setup.provider
         assert provider is not None
+        item = stack.enter_context(holding(f"a {provider.name} sandbox", reap_command(provider.name)))
         if setup.pool:
             assert isinstance(provider, Relabelling)
             provider = await shared_pool(
@@ -239,12 +263,14 @@ async def _sandbox(stack: contextlib.AsyncExitStack, setup: Setup, folder: RunFo
             network=network,
         )
         opened = sandbox
+        item.what = f"the {provider.name} sandbox {sandbox.id}"
 
         async def close() -> None:
             try:
                 await to_the_end(opened.close)
             except (EngineError, SandboxError) as error:
                 # The run has ended, and how is told already; the sandbox ends itself when its lease lapses.
+                item.stays = True
                 folder.problem(f"the sandbox could not be removed: {error}")
                 _log.warning("Run %s has ended, but its sandbox could not be removed: %s", folder.id, error)
 

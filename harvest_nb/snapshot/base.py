@@ -19,7 +19,7 @@ from harvest_nb.engine import (
     translate,
 )
 from harvest_nb.errors import BuildError, DiskFullError
-from harvest_nb.machine.command import Stop
+from harvest_nb.machine.command import Stop, unless_stopped
 from harvest_nb.machine.locks import one_at_a_time
 from harvest_nb.snapshot.homemade import Recipe, assemble, read_recipe
 
@@ -197,8 +197,11 @@ def _pull(client: DockerClient, reference: str, say: Callable[[str], None], stop
     # A connection that breaks in the middle is no answer of a registry.
     with engine_errors(f"pulling {reference}"):
         try:
-            for event in client.api.pull(repository, tag=tag, stream=True, decode=True):
-                stop.check()
+            events = unless_stopped(
+                lambda: client.api.pull(repository, tag=tag, stream=True, decode=True), stop
+            )
+            # A registry that has stalled sends none.
+            while (event := unless_stopped(lambda: next(events, None), stop)) is not None:
                 if "error" in event:
                     failure = translate(DockerException(str(event["error"])), f"pulling {reference}")
                     if isinstance(failure, DiskFullError):

@@ -17,6 +17,7 @@ from harvest_nb.engine import DockerClient, connect
 from harvest_nb.engine.stream import remove_traces, stream_build
 from harvest_nb.errors import BuildError, DiskFullError, HarvestError, SettingsError
 from harvest_nb.machine.command import Cancelled, Stop
+from harvest_nb.machine.held import holding
 from harvest_nb.machine.locks import one_at_a_time
 from harvest_nb.paths import snapshot_dir
 from harvest_nb.settings import load_settings
@@ -195,6 +196,7 @@ def _work(job: _Job) -> Snapshot:
             one_at_a_time(f"build of {job.tag}", say=lambda line: job.say("waiting", line), stop=job.stop)
         )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harvest-build-")))
+        stack.enter_context(holding(f"the folder {folder}", f"rm -r {folder}"))
         sources = collect(job.source_root, source_map=job.source_map)
         job.say("config sources", f"{len(sources.files)} files from {sources.root}")
         base = resolve_base(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import tarfile
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from harvest_nb.engine import APIError, DockerClient, ImageNotFound, engine_errors
 from harvest_nb.errors import BuildError, DiskFullError, EngineError
+from harvest_nb.machine.command import Stop, unless_stopped
 
 __all__ = ["Archive", "load", "read_archive", "save"]
 
@@ -29,17 +31,25 @@ class Archive:
 
 
 def save(
-    client: DockerClient, image: str, target: Path, *, say: Callable[[str], None] = lambda _: None
+    client: DockerClient,
+    image: str,
+    target: Path,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    stop: Stop | None = None,
 ) -> Archive:
     """Write `image` into `target`, whole or not at all; `docker load` and `load` take it.
 
     Args:
         image: a tag, which is kept in the tar, or an id, which leaves the image without a name there.
+        stop: ends the work when asked.
 
     Raises:
+        Cancelled: `stop` was asked.
         BuildError: there is no such image, or `target` cannot be written.
         DiskFullError: there is no room. EngineError: the engine failed.
     """
+    stop = stop or Stop()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         part = Path(file.name)
@@ -47,7 +57,10 @@ def save(
             with engine_errors(f"saving {image}"):
                 client.images.get(image)
                 written = 0
-                for chunk in client.api.get_image(image, chunk_size=_CHUNK):
+                # The engine puts the whole image together before it answers.
+                chunks = unless_stopped(lambda: client.api.get_image(image, chunk_size=_CHUNK), stop)
+                for chunk in chunks:
+                    stop.check()
                     file.write(chunk)
                     if (written + len(chunk)) // (100 * _CHUNK) > written // (100 * _CHUNK):
                         say(f"saving {image}: {(written + len(chunk)) / 1e6:.0f} MB")
@@ -101,13 +114,23 @@ def read_archive(path: Path) -> Archive:
 
 
 @contextmanager
-def load(client: DockerClient, path: Path, *, say: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+def load(
+    client: DockerClient,
+    path: Path,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    stop: Stop | None = None,
+) -> Iterator[str]:
     """The id of the image in `path`, loaded into the engine.
 
     A name that the image bore is kept where it is free. One that another image has stays with that one; an image
     which has found no name that way is removed at the end, if it was not there before.
 
+    Args:
+        stop: ends the loading when asked.
+
     Raises:
+        Cancelled: `stop` was asked.
         BuildError: `path` holds no whole image. DiskFullError, EngineError: the engine failed.
     """
     archive = read_archive(path)
@@ -119,7 +142,7 @@ def load(client: DockerClient, path: Path, *, say: Callable[[str], None] = lambd
     try:
         if not was_here:
             say(f"loading {path} into the engine")
-            with engine_errors(f"loading {path}"), path.open("rb") as file:
+            with engine_errors(f"loading {path}"), _Stoppable(path, stop or Stop()) as file:
                 client.images.load(file)
                 for name, ident in taken.items():
                     repository, tag = name.rsplit(":", 1)
@@ -136,6 +159,18 @@ def load(client: DockerClient, path: Path, *, say: Callable[[str], None] = lambd
         if not was_here:
             with engine_errors("removing the image that was loaded"):
                 _remove_nameless(client, archive.id)
+
+
+class _Stoppable(io.FileIO):
+    """A file whose reading ends with Cancelled once `stop` is asked; what sends it leaves its connection then."""
+
+    def __init__(self, path: Path, stop: Stop) -> None:
+        super().__init__(path)
+        self._stop = stop
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._stop.check()
+        return super().read(-1 if size is None else size) or b""
 
 
 def _id(client: DockerClient, name: str) -> str | None:

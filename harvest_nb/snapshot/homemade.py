@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harvest_nb.engine import DockerClient, DockerException, engine_errors, translate
 from harvest_nb.engine.apt import apt_install, can_install
 from harvest_nb.errors import BuildError, DiskFullError
-from harvest_nb.machine.command import Stop, run_lines
+from harvest_nb.machine.command import Stop, run_lines, unless_stopped
+from harvest_nb.machine.held import holding
 from harvest_nb.paths import snapshot_dir
 from harvest_nb.snapshot.apt import debian_sources
 from harvest_nb.snapshot.nodepkg import Package, fetch, write_tree
@@ -98,18 +101,23 @@ def assemble(
     """
     node: _Node = recipe.node[node_version]
     program = _mmdebstrap(say, stop)
-    with tempfile.TemporaryDirectory(prefix="harvest-base-") as name:
+    with (
+        tempfile.TemporaryDirectory(prefix="harvest-base-") as name,
+        holding(f"the folder {name}", f"rm -r {name}"),
+    ):
         folder = Path(name)
         folder.chmod(0o755)  # without root, mmdebstrap reads it as another user
         tree, result = folder / "node.tar", folder / "base.tar"
         packages = (node.arm64 if architecture == "arm64" else node.amd64, node.npm)
-        write_tree(tree, *(fetch(package, say=say, stop=stop) for package in packages))
+        files = [fetch(package, say=say, stop=stop) for package in packages]
+        unless_stopped(lambda: write_tree(tree, *files), stop)
         tree.chmod(0o644)  # as the folder, whatever the umask
         say(f"installing Debian {recipe.suite} and Node.js {node.version} with mmdebstrap (about a minute)")
         done = run_lines(
             [program, *_mmdebstrap_arguments(recipe, architecture, tree, result)],
             on_line=lambda line: say(line) if line.startswith("I: ") else None,
-            env={"SOURCE_DATE_EPOCH": _EPOCH},
+            # What one that is killed has unpacked goes with the folder; without root it belongs to another user.
+            env={"SOURCE_DATE_EPOCH": _EPOCH, **({} if os.geteuid() else {"TMPDIR": name})},
             stop=stop,
         )
         if done.exit_code != 0:
@@ -124,9 +132,8 @@ def assemble(
         say(f"importing {result.stat().st_size / 1e6:.0f} MB as {reference}")
         repository, tag = reference.rsplit(":", 1)
         with engine_errors(f"importing {reference}"):
-            answer = client.api.import_image_from_file(
-                str(result), repository=repository, tag=tag, changes=_changes(node, recipe)
-            )
+            importing = partial(client.api.import_image_from_file, str(result), repository, tag)
+            answer = unless_stopped(partial(importing, changes=_changes(node, recipe)), stop)
         _check_import(str(answer), reference)
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from harvest_nb.errors import HarvestError, SessionError
-from harvest_nb.machine.ending import before_the_end, go_on, has_stopped
 from harvest_nb.session.chat import Chat
 from harvest_nb.session.open import DEFAULT_MODEL, LIVE
 from harvest_nb.session.result import RunResult
@@ -19,7 +18,6 @@ from harvest_nb.views.permission import CellQuestions
 
 __all__ = ["Panel"]
 
-_EXIT_SECONDS = 20
 _HELP = (
     "Type a prompt; Enter sends it, Shift-Enter begins a new line. Stop ends the turn and keeps the session."
 )
@@ -84,7 +82,6 @@ class Panel:
         self.view.add_class("harvest-chat")
         self._state("starting the sandbox …")
         self._warming = self.loop.create_task(self._warm())
-        _open.append(self)
 
     async def _warm(self) -> None:
         try:
@@ -181,10 +178,6 @@ class Panel:
         elif self._task is not None and not self._task.done():
             self._task.cancel()
 
-    async def end_chat(self) -> None:
-        """Put the session away, without a word to a page that may have gone."""
-        await self._chat.close()
-
     def end_soon(self) -> None:
         """End the session; to be called in the loop's own thread."""
         if self._ending is None:
@@ -206,24 +199,4 @@ class Panel:
         except HarvestError as error:
             self._state(f"ended badly: {error}")
             raise
-        finally:
-            if self in _open:
-                _open.remove(self)
         self._state(f"ended, recorded in {self._chat.folder}")
-
-
-_open: list[Panel] = []
-
-
-def _at_exit() -> None:
-    """The kernel ends: its loop has stopped, and goes on for as long as the sandboxes need to be removed."""
-    for loop in {panel.loop for panel in _open if has_stopped(panel.loop)}:
-        ends = [loop.create_task(panel.end_chat()) for panel in _open if panel.loop is loop]
-        go_on(loop, _all(ends))
-
-
-async def _all(ends: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(ends, timeout=_EXIT_SECONDS)
-
-
-before_the_end(_at_exit)

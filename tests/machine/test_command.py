@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harvest_nb.machine import command
-from harvest_nb.machine.command import Cancelled, Stop, clean_env, run_lines
+from harvest_nb.machine.command import Cancelled, Stop, clean_env, run_lines, unless_stopped
 
 
 def python(program: str) -> list[str]:
@@ -107,3 +107,21 @@ def test_a_stop_calls_what_was_registered_once_and_later_ones_at_once():
 def test_what_cannot_be_started_raises():
     with pytest.raises(FileNotFoundError):
         run_lines(["/no/such/program"])
+
+
+def test_work_that_cannot_be_stopped_is_left_to_itself():
+    stop, go_on, done = Stop(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        go_on.wait(30)
+        done.set()
+
+    threading.Timer(0.1, stop.ask).start()
+    with pytest.raises(Cancelled):
+        unless_stopped(work, stop)
+    assert not done.is_set()
+    go_on.set()
+    assert done.wait(30)
+    assert unless_stopped(lambda: 1, Stop()) == 1
+    with pytest.raises(ZeroDivisionError):
+        unless_stopped(lambda: 1 // 0, Stop())

@@ -16,6 +16,7 @@ import pytest
 from harvest_nb import api
 from harvest_nb.engine import DockerClient, ImageNotFound
 from harvest_nb.errors import BuildError
+from harvest_nb.machine.command import Cancelled, Stop
 from harvest_nb.sandbox.docker import DockerProvider
 from harvest_nb.snapshot.carry import load, read_archive, save
 
@@ -82,7 +83,7 @@ async def test_a_validation_cancelled_while_its_tar_is_loaded_leaves_no_image(
     loading, go_on, loaded = threading.Event(), threading.Event(), threading.Event()
 
     @contextmanager
-    def slowly(client: DockerClient, path: Path) -> Iterator[str]:
+    def slowly(client: DockerClient, path: Path, **_: object) -> Iterator[str]:
         loading.set()
         go_on.wait(30)
         with load(client, path) as ident:
@@ -97,6 +98,23 @@ async def test_a_validation_cancelled_while_its_tar_is_loaded_leaves_no_image(
     with pytest.raises(asyncio.CancelledError):
         await work
     assert await asyncio.to_thread(loaded.wait, 30)
+    assert tiny.images() == []
+
+
+@pytest.mark.docker
+async def test_what_is_asked_to_stop_while_it_is_saved_or_loaded_leaves_nothing(
+    tiny: Tiny, engine: DockerClient, tmp_path: Path
+):
+    snapshot = await tiny.build()
+    archive = save(engine, snapshot.id, tmp_path / "snapshot.tar")
+    stop = Stop()
+    stop.ask()
+    with pytest.raises(Cancelled):
+        save(engine, snapshot.id, tmp_path / "another.tar", stop=stop)
+    assert list(tmp_path.glob("*another*")) == []
+    tiny.remove()
+    with pytest.raises(Cancelled), load(engine, archive.path, stop=stop):
+        pass
     assert tiny.images() == []
 
 

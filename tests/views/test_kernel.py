@@ -81,9 +81,10 @@ def test_a_kernel_that_is_shut_down_in_mid_turn_leaves_nothing(
     kernel.run(CHAT.format(provider=provider).replace("talk", "idle"), "a")
     kernel.run(CHAT.format(provider=provider), "b")
     kernel.run(WAIT, "c")
+    kernel.run(f"quiet = chat(prompts=[], provider={provider!r}); await quiet.ask('hello')", "d")
     kernel.manager.shutdown_wait_time = 60  # a machine that does much else may need longer than Jupyter gives
     kernel.manager.shutdown_kernel(now=False)
-    assert statuses(tmp_path) == ["success", "cancelled"]
+    assert statuses(tmp_path) == ["success", "cancelled", "success"]
     assert left(provider, tmp_path) == []
 
 

@@ -1,0 +1,89 @@
+"""`harvest-nb lab`: JupyterLab, for as long as this command runs."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from harvest_nb.cli.common import kernels_sandboxes
+from harvest_nb.cli.ending import ending
+from harvest_nb.errors import EndpointError
+from harvest_nb.machine.held import holding
+
+app = typer.Typer()
+_SECONDS = 4.0  # for JupyterLab to put its kernels away, and they their sandboxes
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(help="JupyterLab's port.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    passed: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="Passed on to JupyterLab.")
+    ] = None,
+) -> None:
+    """Start JupyterLab on the notebooks, until Ctrl-C; its kernels and their sandboxes end with it."""
+    import socket
+
+    from harvest_nb.paths import notebooks_dir
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EndpointError(
+                f"Port {port} of 127.0.0.1 is taken", hint="choose another with --port"
+            ) from error
+    command = [
+        sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks_dir()}", f"--port={port}",
+        "--ServerApp.port_retries=0", *([] if browser else ["--no-browser"]), *_where(passed or ()), *(passed or ()),
+    ]  # fmt: skip
+    with ending.stopping(), kernels_sandboxes():
+        # A session of its own: Ctrl-C comes here alone, and JupyterLab is not the one that asks what it meant.
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            with holding("JupyterLab"):
+                _end(server)
+            raise
+    raise typer.Exit(code)
+
+
+def _where(passed: Sequence[str]) -> list[str]:
+    """Return the address, unless one is given, and for root the permission to be root where nobody else can come."""
+    words = [word for text in passed for word in text.split("=", 1)]
+    given = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("--ip", "--ServerApp.ip")]
+    own = [] if given else ["--ip=127.0.0.1"]
+    return own + ["--allow-root"] * (os.geteuid() == 0 and all(map(_is_loopback, given)))
+
+
+def _is_loopback(address: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(address).is_loopback
+    return address == "localhost"
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End JupyterLab and its kernels; what they leave is removed."""
+    import psutil
+
+    from harvest_nb.notebooks.leaving import remove_left
+
+    with suppress(psutil.NoSuchProcess):
+        kernels = psutil.Process(server.pid).children(recursive=True)
+        server.terminate()
+        _, alive = psutil.wait_procs([psutil.Process(server.pid), *kernels], timeout=_SECONDS)
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    server.wait()
+    remove_left()

@@ -1,0 +1,44 @@
+"""The things that this process has made or is bringing home, and what is to be done where it ends before they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Held", "held", "holding"]
+
+_held: list[Held] = []
+
+
+class Held:
+    """One thing: something that outlives this process, or data on its way home.
+
+    Args:
+        what: its name.
+        remove: the command that removes it.
+        last: called where this process is ended at once; what it gives is told.
+    """
+
+    def __init__(self, what: str, remove: str = "", last: Callable[[], str] | None = None) -> None:
+        self.what, self.remove, self.last = what, remove, last
+        self.size = 0
+        """The bytes that have come so far."""
+        self.stays = False
+        """Whether it is still there when its block has ended."""
+
+
+@contextmanager
+def holding(what: str, remove: str = "", last: Callable[[], str] | None = None) -> Iterator[Held]:
+    """Have a process that is made to end tell `what`, from now to the end of the block; arguments as of `Held`."""
+    item = Held(what, remove, last)
+    _held.append(item)
+    try:
+        yield item
+    finally:
+        if not item.stays:
+            _held.remove(item)
+
+
+def held() -> list[Held]:
+    """Return what this process holds now, the latest last."""
+    return list(_held)

@@ -1,0 +1,45 @@
+"""The sandboxes that kernels which have ended left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harvest_nb.errors import EngineError, HarvestError
+from harvest_nb.machine.command import Stop
+from harvest_nb.machine.held import holding
+from harvest_nb.providers import PROVIDERS, get_provider
+from harvest_nb.settings import load_settings
+
+__all__ = ["nothing_left", "remove_left", "usable"]
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def nothing_left(stop: Stop) -> Iterator[None]:
+    """Call `remove_left` at the end of the block where `stop` was asked in it."""
+    try:
+        yield
+    finally:
+        if stop.asked:
+            remove_left()
+
+
+def remove_left() -> None:
+    """Remove the sandboxes of this namespace that no live process holds. What goes wrong with that is logged."""
+    for name in usable():
+        try:
+            with holding(f"{name} sandboxes that were left"):
+                asyncio.run(get_provider(name).reap())
+        except EngineError:
+            continue  # no kernel has had one of this machine's either
+        except (HarvestError, ImportError, OSError) as error:
+            _log.warning("sandboxes may be left at the provider %s: %s", name, error)
+
+
+def usable() -> list[str]:
+    """Return the providers whose sandboxes a kernel of this machine can have."""
+    return [name for name in PROVIDERS if name != "daytona" or load_settings().daytona_api_key is not None]
