@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from harvest_nb.engine import DockerClient, connect
+from harvest_nb.engine import DockerClient, connect, engine_errors
 from harvest_nb.engine.stream import remove_traces, stream_build
 from harvest_nb.errors import BuildError, DiskFullError, HarvestError, SettingsError
 from harvest_nb.machine.command import Cancelled, Stop
@@ -26,6 +26,7 @@ from harvest_nb.snapshot.cache import building, keep_finished, keep_unfinished
 from harvest_nb.snapshot.context import ca_bundle_bytes, packed_context, write_context
 from harvest_nb.snapshot.image import Snapshot, inspect
 from harvest_nb.snapshot.manifest import labels, make_manifest
+from harvest_nb.snapshot.record import keep_record
 from harvest_nb.snapshot.sources import SourceMap, collect
 from harvest_nb.snapshot.steps import BuildLog
 
@@ -235,9 +236,20 @@ def _work(job: _Job) -> Snapshot:
             keep_unfinished(client, job.tag, job.log)
             _fail(job)
         keep_finished(client, job.tag, job.log)
+        _keep_record(job, client, job.log.image)
         seconds = time.monotonic() - job.began
         found = inspect(job.log.image, client)
         return replace(found, name=job.tag, built=not job.log.wholly_cached, seconds=seconds)
+
+
+def _keep_record(job: _Job, client: DockerClient, image: str) -> None:
+    api: Any = client.api  # partly untyped
+    with engine_errors(f"looking at {image}"):
+        described = api.inspect_image(image)
+    try:
+        keep_record(described, job.tag)
+    except OSError as error:
+        job.say("record", f"not kept, so `validate` cannot compare the image with this build: {error}")
 
 
 def _tell_line(job: _Job, line: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from harvest_nb.bounds import bounds
 from harvest_nb.engine import DockerClient, ImageNotFound, NotFound, connect, engine_errors
 from harvest_nb.errors import BuildError
 from harvest_nb.settings import load_settings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from harvest_nb.snapshot.inventory import Inventory
 
-__all__ = ["Snapshot", "inspect"]
+__all__ = ["Snapshot", "inspect", "read_file"]
 
 _NOP = "/bin/sh -c #(nop) "
 _SHELL = "/bin/sh -c "
@@ -137,26 +138,42 @@ def inspect(tag: str | None = None, client: DockerClient | None = None) -> Snaps
     )
 
 
-def _read_manifest(client: DockerClient, image: str, name: str) -> dict[str, Any]:
+def read_file(client: DockerClient, image: str, path: str) -> bytes:
+    """The bytes of a file in an image, which is not started.
+
+    Raises:
+        FileNotFoundError: it has none there. ValueError: that is no file, or larger than `HARVEST_MAX_READ_BYTES`.
+    """
     container = client.api.create_container(image, ["true"], labels={"harvest.purpose": "inspect"})["Id"]
     try:
-        chunks, _ = client.api.get_archive(container, MANIFEST)
-        packed = io.BytesIO(b"".join(chunks))
+        packed, most = io.BytesIO(), bounds().read_bytes
+        for chunk in client.api.get_archive(container, path)[0]:
+            packed.write(chunk)
+            if packed.tell() > most:
+                raise ValueError(f"{path} is larger than {most:,} bytes (HARVEST_MAX_READ_BYTES)")
     except NotFound:
+        raise FileNotFoundError(path) from None
+    finally:
+        client.api.remove_container(container, force=True, v=True)
+    packed.seek(0)
+    with tarfile.open(fileobj=packed) as tar:
+        (first, *_) = tar.getmembers()
+        member = tar.extractfile(first) if first.isreg() else None
+        if member is None:
+            raise ValueError("it is not a file")
+        return member.read()
+
+
+def _read_manifest(client: DockerClient, image: str, name: str) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(read_file(client, image, MANIFEST))
+    except FileNotFoundError:
         raise BuildError(
             f"{name} is not a snapshot of this package: it has no {MANIFEST}",
             hint="build one: `harvest-nb build`",
             step="inspect",
             tail="",
         ) from None
-    finally:
-        client.api.remove_container(container, force=True, v=True)
-    try:
-        with tarfile.open(fileobj=packed) as tar:
-            member = tar.extractfile(tar.getmembers()[0])
-            if member is None:
-                raise ValueError("it is not a file")
-            manifest: dict[str, Any] = json.loads(member.read())
     except ValueError as error:
         raise BuildError(
             f"{MANIFEST} in {name} cannot be read: {error}",
