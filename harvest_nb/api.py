@@ -15,6 +15,7 @@ from harvest_nb.checks import (
     Report,
     failed_start,
     load_contract,
+    validate_build,
     validate_image,
     validate_layers,
     validate_sandbox,
@@ -31,6 +32,8 @@ from harvest_nb.sessions import chat, resume, run
 from harvest_nb.settings import load_settings
 from harvest_nb.snapshot import Snapshot
 from harvest_nb.snapshot.carry import load, save
+from harvest_nb.snapshot.image import read_file
+from harvest_nb.snapshot.record import find_record
 from harvest_nb.views.progress import BuildBar
 
 __all__ = ["build", "chat", "resume", "run", "validate"]
@@ -144,12 +147,12 @@ async def _validate(
     source_root: Path | None,
     layers: bool,
 ) -> Report:
-    looks = isinstance(maker, DockerProvider)
+    looks, known = isinstance(maker, DockerProvider), load_contract(contract).variables
     began = time.monotonic()
     reading: asyncio.Future[Report] | None = None
-    if isinstance(maker, DockerProvider) and layers and (groups is None or "security" in groups):
+    if isinstance(maker, DockerProvider) and (groups is None or "security" in groups):
         # The sandbox is asked meanwhile.
-        reading = asyncio.ensure_future(until_stopped(partial(_look_at_layers, maker, image)))
+        reading = asyncio.ensure_future(until_stopped(partial(_look_at_layers, maker, image, layers)))
     try:
         report, manifest = await _ask(
             maker, image, looks, contract=contract, groups=groups, source_root=source_root
@@ -158,7 +161,7 @@ async def _validate(
         if isinstance(maker, DockerProvider):
             rows += [
                 row
-                for row in await asyncio.to_thread(_look_at_image, maker, image, manifest)
+                for row in await asyncio.to_thread(_look_at_image, maker, image, manifest, known)
                 if groups is None or row.group in groups
             ]
         if reading is not None:
@@ -188,7 +191,7 @@ async def _ask(
         except (SandboxError, RelayError) as error:
             if "image" in error.data or not looks:
                 raise  # there is no such image, or there is none at all
-            return failed_start(error, image), None
+            return failed_start(error, image, await asyncio.to_thread(_account, maker, image, contract)), None
         try:
             report = await validate_sandbox(
                 sandbox, contract=contract, groups=groups, source_root=source_root
@@ -205,20 +208,43 @@ async def _manifest(sandbox: Sandbox) -> bytes | None:
         return None  # the contract's own checks have said so
 
 
-def _look_at_image(provider: DockerProvider, image: str, manifest: bytes | None) -> Report:
+def _account(provider: Provider, image: str, contract: Path | None) -> str:
+    """What is wrong with the agent's user by the /etc/passwd of the image; empty where nothing is known to be."""
+    user = load_contract(contract).user
+    if user is None or not isinstance(provider, DockerProvider):
+        return ""
+    try:
+        with engine_errors(f"look at the users of {image}"):
+            return user.account(read_file(provider.client, image, "/etc/passwd").decode("utf-8", "replace"))
+    except (OSError, ValueError) as error:
+        return f"/etc/passwd cannot be read: {error}"
+
+
+def _look_at_image(
+    provider: DockerProvider, image: str, manifest: bytes | None, variables: dict[str, str] | None
+) -> Report:
     api: Any = provider.client.api  # partly untyped
     with engine_errors(f"look at {image}"):
-        return validate_image(api.inspect_image(image), api.history(image), manifest=manifest)
+        return validate_image(
+            api.inspect_image(image), api.history(image), manifest=manifest, variables=variables
+        )
 
 
-def _look_at_layers(provider: DockerProvider, image: str, stop: Stop) -> Report:
+def _look_at_layers(provider: DockerProvider, image: str, layers: bool, stop: Stop) -> Report:
     api: Any = provider.client.api
 
     def look() -> Report:
         with engine_errors(f"look at the layers of {image}"):
             described = api.inspect_image(image)
+            record = find_record(described)
+            if not layers:
+                return validate_build(described, record)
             return validate_layers(
-                described, lambda: api.get_image(described["Id"], chunk_size=1 << 20), stop
+                described,
+                lambda: api.get_image(described["Id"], chunk_size=1 << 20),
+                history=api.history(image),
+                record=record,
+                stop=stop,
             )
 
     return unless_stopped(look, stop)  # the engine puts the whole image together before it answers

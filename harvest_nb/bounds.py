@@ -58,6 +58,10 @@ class Bounds(BaseSettings):
     """What one compressed file may unpack to."""
     unpacked_ratio: int = Field(default=200, gt=0)
     """How many times its own size a compressed file may unpack to; the first 16 MiB are free."""
+    image_bytes: int = Field(default=16 * 1024 * _MIB, gt=0)
+    """All the layers of an image that is read, unpacked."""
+    image_files: int = Field(default=2_000_000, gt=0)
+    """Files, folders and links in all the layers of an image that is read."""
 
 
 def bounds() -> Bounds:

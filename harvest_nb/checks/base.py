@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harvest_nb.checks.credentials import hide_credentials
 from harvest_nb.errors import CheckError
 from harvest_nb.sandbox.base import Completed, Sandbox
 
-__all__ = ["GROUPS", "Check", "Context", "Group", "Outcome", "program", "shorten"]
+__all__ = ["GROUPS", "Check", "Context", "FoundFile", "Group", "Outcome", "program", "shorten"]
 
 Group = Literal["tools", "security", "sdk", "mcp", "browser", "config"]
 GROUPS: tuple[Group, ...] = ("tools", "security", "sdk", "mcp", "browser", "config")
@@ -33,6 +34,15 @@ class Outcome:
     hint: str = ""
 
 
+@dataclass(frozen=True)
+class FoundFile:
+    """A file in the sandbox: its path, its size in bytes, and whether it has capabilities of its own."""
+
+    path: str
+    size: int
+    capable: bool
+
+
 @dataclass
 class Context:
     """One validation: the sandbox, and what its checks share.
@@ -44,7 +54,10 @@ class Context:
     source_root: Path | None = None
     notes: list[str] = field(default_factory=list)
     """What a reader of the report should know besides its rows."""
+    steps: dict[str, str] = field(default_factory=dict)
+    """What a check is at, by its name: said where its time runs out."""
     _manifest: dict[str, Any] | None = None
+    _files: tuple[FoundFile, ...] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -85,6 +98,32 @@ class Context:
         """The ended program `programs/<name>.mjs`, whose imports resolve from the sandbox's `workdir`."""
         argv = ["node", "--input-type=module", "-", *args]
         return await self.run(argv, input=program(f"{name}.mjs"), env=env, cwd=self.sandbox.workdir)
+
+    async def environment(self) -> tuple[dict[str, str], str]:
+        """The variables that the image gives, and whose they are.
+
+        That is process 1's; where its owner keeps it closed, a started process' own, which has the sandbox's too.
+
+        Raises:
+            CommandError: neither can be read.
+        """
+        done, whose = await self.run(["cat", "/proc/1/environ"]), "process 1"
+        if not done.ok:
+            done, whose = (await self.run(["cat", "/proc/self/environ"])).check(), "a started process"
+        pairs = (entry.partition("=") for entry in done.text.split("\0") if "=" in entry)
+        return {name: value for name, _, value in pairs}, whose
+
+    async def files(self) -> tuple[FoundFile, ...]:
+        """Every file that the agent can see, listed once; not what packages hold, nor this validation's own.
+
+        Raises:
+            CommandError: they cannot be listed.
+        """
+        async with self._lock:
+            if self._files is None:
+                listed = await self.python("files", str(self.scratch.parent / ".checks-"))
+                self._files = tuple(FoundFile(*entry) for entry in listed)
+            return self._files
 
     async def manifest(self) -> dict[str, Any]:
         """The baked `manifest.json`, read once.
@@ -153,6 +192,7 @@ def program(name: str) -> bytes:
 
 
 def shorten(text: str) -> str:
-    """`text` on one line, at most some hundred characters."""
-    line = " ".join(text.split())
+    """`text` on one line, at most some hundred characters, without control characters and credentials."""
+    words = " ".join(text[: 10 * _SHOWN].split())  # enough of it: the rest is cut off
+    line = "".join(c if c.isprintable() else "\ufffd" for c in hide_credentials(words))
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"

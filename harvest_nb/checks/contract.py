@@ -32,6 +32,14 @@ from harvest_nb.checks.security import (
     UserCheck,
     WritableCheck,
 )
+from harvest_nb.checks.settings import (
+    CredentialFilesCheck,
+    EnvironmentCheck,
+    FileCapabilitiesCheck,
+    NameResolutionCheck,
+    SearchPathCheck,
+    SettingsFilesCheck,
+)
 from harvest_nb.checks.tools import AbsentCheck, CommandCheck, VersionCheck
 from harvest_nb.errors import CheckError
 from harvest_nb.paths import config_dir
@@ -50,6 +58,12 @@ AnyCheck = Annotated[
     | AuthoritiesCheck
     | EnvironmentSecretsCheck
     | FileSecretsCheck
+    | EnvironmentCheck
+    | SearchPathCheck
+    | CredentialFilesCheck
+    | SettingsFilesCheck
+    | FileCapabilitiesCheck
+    | NameResolutionCheck
     | CLIVersionCheck
     | TypeScriptSDKCheck
     | VersionsCheck
@@ -77,6 +91,17 @@ class Contract:
 
     checks: tuple[Check, ...]
     concurrency: int
+
+    @property
+    def user(self) -> UserCheck | None:
+        """The check that says who the agent is; None where there is none."""
+        return next((check for check in self.checks if isinstance(check, UserCheck)), None)
+
+    @property
+    def variables(self) -> dict[str, str] | None:
+        """What the image may set in its environment, by the checks of that kind; None where there is none."""
+        found = [check.known for check in self.checks if isinstance(check, EnvironmentCheck)]
+        return {name: value for known in found for name, value in known.items()} if found else None
 
     def only(self, groups: Iterable[str] | None) -> Contract:
         """The checks of `groups` (None: all).

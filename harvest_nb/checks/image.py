@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harvest_nb.checks.base import Group, Outcome, shorten
+from harvest_nb.checks.credentials import SHAPES, kinds_in
 from harvest_nb.checks.report import Report, Row
 from harvest_nb.checks.security import secret_variables
-from harvest_nb.redact import find_secret_shapes
+from harvest_nb.checks.variables import foreign_variables
 from harvest_nb.snapshot import manifest as manifests
 
-__all__ = ["validate_image"]
+__all__ = ["history_secrets", "validate_image"]
 
 # `NAME=value` in a step of the history: the classic builder writes build arguments as `|1 NAME=value /bin/sh …`.
+_SHORTEST = 6  # characters of a secret that is looked for by its value
 _ASSIGNMENT = re.compile(r"(?<![\w$])([A-Za-z_][A-Za-z0-9_]*)=(\"[^\"]*\"|'[^']*'|[^\s;&|]+)")
 
 
@@ -27,6 +29,7 @@ def validate_image(
     *,
     manifest: bytes | None = None,
     allow: Iterable[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Report:
     """Rows about the image itself, to be added to those of a sandbox (`report + validate_image(...)`).
 
@@ -35,6 +38,7 @@ def validate_image(
         history: what the engine's `history` gives: entries with `CreatedBy`.
         manifest: the bytes of the baked `manifest.json`; without them the labels are not compared (`n/a`).
         allow: variables that may be named like a secret.
+        variables: what the image's ENV may set, as the contract's `environment` has it; without it that is not asked.
     """
     config = inspect.get("Config") or {}
     labels: Mapping[str, str] = config.get("Labels") or {}
@@ -80,6 +84,16 @@ def validate_image(
             (lambda: _labels(labels, manifest)) if manifest is not None else None,
         ),
     ]
+    if variables is not None:
+        rows.append(
+            _row(
+                "image-variables",
+                "security",
+                f"ENV sets only {', '.join(variables)}, each with its usual value",
+                "take the variable out of the Dockerfile, or add it to `environment` in the contract",
+                lambda: _foreign(_pairs(config.get("Env") or []), variables),
+            )
+        )
     return Report(rows, subject=str(inspect.get("Id", "")), seconds=time.monotonic() - start)
 
 
@@ -115,16 +129,37 @@ def _found(found: Mapping[str, str], noun: str, everything: Any) -> Outcome:
     return Outcome(True, f"none in {len(everything or ())} {noun}")
 
 
+def _foreign(environment: Mapping[str, str], known: Mapping[str, str]) -> Outcome:
+    found = foreign_variables(environment, known)
+    return Outcome(not found, shorten("; ".join(found)) or f"{len(environment)} known variables")
+
+
 def _history(steps: Sequence[str], allow: tuple[str, ...]) -> Outcome:
     problems: list[str] = []
     for number, step in enumerate(steps, 1):
         where = f"step {len(steps) - number + 1} of {len(steps)}"
-        problems += [f"{where}: shape of a {kind} credential" for kind in find_secret_shapes(step)]
-        assigned = {name: value.strip("\"'") for name, value in _ASSIGNMENT.findall(step)}
-        # A reference such as TOKEN=${TOKEN} shows no value.
-        literal = {name: value for name, value in assigned.items() if not value.startswith("$")}
+        problems += [f"{where}: shape of a {kind} credential" for kind in sorted(kinds_in(step.encode()))]
+        literal = _literals(step)
         problems += [f"{where}: {name} {why}" for name, why in secret_variables(literal, allow).items()]
     return Outcome(not problems, shorten("; ".join(dict.fromkeys(problems))) or f"none in {len(steps)} steps")
+
+
+def _literals(step: str) -> dict[str, str]:
+    assigned = {name: value.strip("\"'") for name, value in _ASSIGNMENT.findall(step)}
+    # A reference such as TOKEN=${TOKEN} shows no value.
+    return {name: value for name, value in assigned.items() if not value.startswith("$")}
+
+
+def history_secrets(steps: Sequence[str]) -> dict[str, str]:
+    """The secrets that the steps of a history show, by what they are called there; the values are secrets."""
+    found: dict[str, str] = {}
+    for step in steps:
+        literal = _literals(step)
+        found |= {name: literal[name] for name in secret_variables(literal)}
+        for shape in SHAPES:
+            for match in re.finditer(shape.pattern, step, re.MULTILINE):
+                found[f"the {shape.kind} credential of the history"] = match.group()
+    return {name: value for name, value in found.items() if len(value) >= _SHORTEST}
 
 
 def _labels(labels: Mapping[str, str], manifest: bytes) -> Outcome:

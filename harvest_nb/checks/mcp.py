@@ -89,7 +89,9 @@ class MCPServerCheck(Check):
         if server.name == "memory":
             env["MEMORY_FILE_PATH"] = str(context.scratch / f"{self.name.replace(':', '-')}.jsonl")
             await context.sandbox.write(env["MEMORY_FILE_PATH"], b"")
+        context.steps[self.name] = "waiting for the answer to initialize"
         async with mcp_session(context.sandbox, argv, env=env, timeout=self.timeout) as session:
+            context.steps[self.name] = "after initialize, waiting for the answer to tools/list"
             tools = await _tools(session)
             info = session.server_info
         missing = [tool for tool in server.tools if tool not in tools]

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from pandas.io.formats.style import Styler
 
-__all__ = ["COLUMNS", "Report", "Row", "Status", "xml_text"]
+__all__ = ["COLUMNS", "UNVERIFIED", "Report", "Row", "Status", "xml_text"]
 
 Status = Literal["pass", "fail", "n/a"]
+
+UNVERIFIED = "unverified"
+"""How the observation begins of a check that did not apply because it had nothing to compare with."""
 
 _NO_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
 # Dark text on a light ground, readable in both of JupyterLab's themes.
@@ -105,13 +108,20 @@ class Report:
         return tuple(row for row in self.rows if row.status == "fail")
 
     @property
+    def unverified(self) -> tuple[Row, ...]:
+        """The rows of the checks that had nothing to compare with, such as an image that was built elsewhere."""
+        return tuple(row for row in self.rows if row.status == "n/a" and row.observed.startswith(UNVERIFIED))
+
+    @property
     def summary(self) -> str:
-        """For example `41 passed, 1 failed, 3 n/a in 12.3 s`."""
+        """For example `41 passed, 1 failed, 3 n/a in 12.3 s; unverified: image-build`."""
         counts = {
             status: sum(row.status == status for row in self.rows) for status in ("pass", "fail", "n/a")
         }
+        names = ", ".join(row.check for row in self.unverified)
         return (
             f"{counts['pass']} passed, {counts['fail']} failed, {counts['n/a']} n/a in {self.seconds:.1f} s"
+            + (f"; unverified: {names}" if names else "")
         )
 
     @cached_property

@@ -90,7 +90,9 @@ async def _row(
         seconds = time.monotonic() - start
     hint = "" if outcome.ok else outcome.hint or check.hint
     status: Status = "pass" if outcome.ok else "fail"
-    row = Row(check.name, check.group, _expected(check), outcome.observed, status, seconds, hint)
+    row = Row(
+        check.name, check.group, _expected(check), shorten(outcome.observed), status, seconds, shorten(hint)
+    )
     return row, not outcome.ok
 
 
@@ -106,7 +108,8 @@ async def _attempt(check: Check, context: Context) -> Outcome:
     if not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=_GRACE)
-        return Outcome(False, f"timed out after {check.timeout:g} s")
+        step = context.steps.get(check.name)
+        return Outcome(False, f"timed out after {check.timeout:g} s{f', {step}' if step else ''}")
     if task.cancelled():
         return Outcome(False, "crashed: it was cancelled from within")
     error = task.exception()

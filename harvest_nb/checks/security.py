@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from harvest_nb.checks.base import Check, Context, Outcome, shorten
-from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, find_secret_shapes
+from harvest_nb.checks.credentials import credential_kinds, rg_patterns
+from harvest_nb.redact import SECRET_NAME
 
 __all__ = [
     "AuthoritiesCheck",
@@ -68,7 +69,7 @@ def secret_variables(environment: Mapping[str, str], allow: Iterable[str] = ()) 
     for name, value in environment.items():
         if not value or name in allowed:
             continue
-        shapes = find_secret_shapes(value)
+        shapes = credential_kinds(value)
         if shapes:
             found[name] = f"shape of a {' and '.join(shapes)} credential"
         elif SECRET_NAME.search(name):
@@ -81,10 +82,13 @@ class UserCheck(Check):
 
     kind: Literal["user"]
     user: str
+    uid: int | None = None
+    """The id that the files of the image were given to; None for any."""
 
     def expected(self) -> str:
-        """The user's name, and that it is not root."""
-        return f"{self.user}, uid and gid not 0, in no group root"
+        """The user's name and id, and that it is not root."""
+        shown = "" if self.uid is None else f"uid {self.uid}, "
+        return f"{self.user}, {shown}uid and gid not 0, in no group root"
 
     async def observe(self, context: Context) -> Outcome:
         """Ask `id` for real and effective ids and groups."""
@@ -92,7 +96,22 @@ class UserCheck(Check):
         name = (await context.run(["id", "-un"])).text.strip()
         ids = {*status["Uid"].split(), *status["Gid"].split(), *status["Groups"].split()}
         seen = f"{name or 'no name'}, uid {status['Uid'].split()[0]}, gid {status['Gid'].split()[0]}"
+        uids = set(status["Uid"].split())
+        if name == self.user and self.uid is not None and uids != {str(self.uid)}:
+            hint = f"give {self.user} uid {self.uid} again: its workspace and home are closed to another"
+            return Outcome(False, f"{seen}: {self.other(', '.join(sorted(uids)))}", hint)
         return Outcome(name == self.user and "0" not in ids, f"{seen}, groups {status['Groups'] or 'none'}")
+
+    def other(self, uid: str) -> str:
+        """What is wrong when the user has another id."""
+        return f"{self.user} had uid {self.uid} when the image was built, and now has {uid}"
+
+    def account(self, passwd: str) -> str:
+        """What is wrong with the user in the text of `/etc/passwd`; empty when nothing is."""
+        uids = {line.split(":")[0]: line.split(":")[2] for line in passwd.splitlines() if line.count(":") > 2}
+        if self.user not in uids:
+            return f"/etc/passwd has no user {self.user}"
+        return "" if self.uid is None or uids[self.user] == str(self.uid) else self.other(uids[self.user])
 
 
 class CapabilitiesCheck(Check):
@@ -233,11 +252,7 @@ class EnvironmentSecretsCheck(Check):
 
     async def observe(self, context: Context) -> Outcome:
         """Read the environment; names are shown, values never."""
-        done, whose = await context.run(["cat", "/proc/1/environ"]), "process 1"
-        if not done.ok:
-            done, whose = (await context.run(["cat", "/proc/self/environ"])).check(), "a started process"
-        pairs = (entry.partition("=") for entry in done.text.split("\0") if "=" in entry)
-        variables = {name: value for name, _, value in pairs}
+        variables, whose = await context.environment()
         found = secret_variables(variables, self.allow)
         if found:
             return Outcome(False, shorten("; ".join(f"{name}: {why}" for name, why in sorted(found.items()))))
@@ -258,8 +273,7 @@ class FileSecretsCheck(Check):
     async def observe(self, context: Context) -> Outcome:
         """Search with ripgrep, hidden and ignored files too; only file names come back, never a match."""
         argv = ["rg", "--files-with-matches", "--hidden", "--no-ignore", "--no-messages", "--null"]
-        for shape in SECRET_SHAPES.values():
-            argv += ["-e", shape.pattern]
+        argv += rg_patterns()
         for glob in self.exclude:
             argv += ["--glob", f"!{glob}"]
         done = await context.run([*argv, "--", *self.paths])
@@ -268,7 +282,9 @@ class FileSecretsCheck(Check):
             return Outcome(False, shorten(", ".join(found)))
         # rg ends with 1 for no match, and silently with 2 when a folder is missing, or closed: then nobody here can
         # read it. What it says in spite of --no-messages, such as of a pattern it cannot take, means no search.
-        said = done.stderr.decode("utf-8", "replace")
+        # The loader's word on a library that it cannot preload is about every program, and no word of rg's.
+        lines = done.stderr.decode("utf-8", "replace").splitlines()
+        said = " ".join(line for line in lines if not line.startswith("ERROR: ld.so:"))
         if done.exit_code == 1 or (done.exit_code == 2 and not said.strip()):
             return Outcome(True, "none found")
         return Outcome(False, f"rg ended with {done.exit_code}: {shorten(said) or 'no output'}")

@@ -24,15 +24,16 @@ _REASONS = {
 }
 
 
-def failed_start(error: HarvestError, subject: str = "") -> Report:
+def failed_start(error: HarvestError, subject: str = "", cause: str = "") -> Report:
     """The report of a sandbox that `Provider.create` could not start: one failed row, `start`.
 
     Args:
         error: what `create` raised.
         subject: the image.
+        cause: what is known to be wrong with it, in words.
     """
     code = _EXIT_CODE.search(error.message)
-    reason = _REASONS.get(int(code.group(1)), "") if code else ""
+    reason = cause or (_REASONS.get(int(code.group(1)), "") if code else "")
     row = Row(
         check="start",
         group="config",

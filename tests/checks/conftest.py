@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from harvest_nb.checks import Report, load_contract, validate_sandbox
+from harvest_nb.engine import DockerClient
 from harvest_nb.sandbox.relay import Relay, Stream
 from harvest_nb.sandbox.relay_files import RELAY_HERE
 from harvest_nb.sandbox.relayed import RelayedSandbox
+from harvest_nb.snapshot import Snapshot
 
 RunContract = Callable[..., Awaitable[Report]]
 
@@ -72,3 +75,12 @@ def run_contract(desk: RelayedSandbox, tmp_path: Path) -> RunContract:
         return await validate_sandbox(desk, contract=path, **options)  # type: ignore[arg-type]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kept(engine: DockerClient, snapshot_image: Snapshot) -> Iterator[Snapshot]:
+    """The snapshot under a name of its own: removing an image also takes a parent that has lost its last name."""
+    repository, tag = "harvest-test-kept", secrets.token_hex(4)
+    assert engine.api.tag(snapshot_image.id, repository, tag)
+    yield snapshot_image
+    engine.api.remove_image(f"{repository}:{tag}", noprune=True)

@@ -86,6 +86,27 @@ def test_a_build_argument_named_like_a_secret_is_found():
     assert failures(history=history) == {"image-history": "step 1 of 3: NPM_TOKEN named like a secret"}
 
 
+def test_a_variable_that_the_contract_does_not_know_is_named():
+    known = {"PATH": ".*", "LANG": r"C\.UTF-8"}
+    env = ["PATH=/usr/bin", "LANG=tr_TR.UTF-8", "NODE_OPTIONS=--require=/opt/inject.js"]
+    report = validate_image(image(env=env), HISTORY, manifest=BYTES, variables=known)
+    (row,) = report.failures
+    assert row.check == "image-variables"
+    assert "LANG" in row.observed
+    assert "NODE_OPTIONS" in row.observed
+    assert "inject" not in row.observed
+    assert validate_image(image(), HISTORY, manifest=BYTES, variables=known).ok
+
+
+def test_the_password_of_a_proxy_is_named_by_its_variable_and_never_shown():
+    proxy = "http://user:pw12345@proxy.example:3128"
+    history = [{"CreatedBy": f"/bin/sh -c #(nop)  ENV HTTPS_PROXY={proxy}"}]
+    found = failures(inspect=image(env=[f"HTTPS_PROXY={proxy}"]), history=history)
+    assert set(found) == {"image-environment", "image-history"}
+    assert "HTTPS_PROXY" in found["image-environment"]
+    assert "pw12345" not in str(found)
+
+
 def test_labels_of_another_build_are_named():
     labels = manifests.labels(MANIFEST)
     assert (

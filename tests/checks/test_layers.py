@@ -90,10 +90,40 @@ def test_a_layer_that_was_not_exported_is_a_failure():
 
 def test_both_layouts_of_an_archive_are_read():
     token = TOKEN.encode()
-    layer = packed(opt__note=token, opt__binary=b"\0" + token, app__node_modules__theirs=token)
+    layer = packed(opt__note=token, opt__binary=b"\0" + token)
     for name in ("0123__layer.tar", "blobs__sha256__0123"):
         found = scan_layers(iter([packed(**{name: layer})]))
         assert list(found.values()) == [["shape of a GitHub credential in /opt/note"]]
+
+
+def test_other_peoples_packages_hold_examples_of_some_shapes_and_tokens_of_none():
+    key = b"-----BEGIN RSA PRIVATE KEY-----"
+    layer = packed(app__node_modules__theirs=key, app__node_modules__ours=TOKEN.encode(), app__key=key)
+    (found,) = scan_layers(iter([packed(blobs__sha256__01=layer)])).values()
+    assert found == [
+        "shape of a GitHub credential in /app/node_modules/ours",
+        "shape of a private key credential in /app/key",
+    ]
+
+
+def test_a_file_of_credentials_is_named_by_its_name_unless_it_is_empty():
+    layer = packed(
+        **{"root__.netrc": b"x", "home__.netrc": b"", "home__.ssh__id_rsa": b"\0", "etc__note": b"x"}
+    )
+    (found,) = scan_layers(iter([packed(blobs__sha256__01=layer)])).values()
+    assert found == ["file of credentials: /root/.netrc", "file of credentials: /home/.ssh/id_rsa"]
+
+
+def test_what_a_step_shows_is_looked_for_in_the_files():
+    history = [{"CreatedBy": "/bin/sh -c printf 'NOTE_TOKEN=pass-phrase' > /opt/note"}]
+    layer = packed(opt__note=b"-- pass-phrase --")
+    (found,) = scan_layers(iter([packed(blobs__sha256__01=layer)]))
+    described = {"Id": "sha256:1", "RootFS": {"Layers": [found]}}
+    report = validate_layers(described, lambda: iter([packed(blobs__sha256__01=layer)]), history=history)
+    (row,) = report.failures
+    assert row.check == "image-layers"
+    assert "the value of NOTE_TOKEN in /opt/note" in row.observed
+    assert "pass-phrase" not in report.to_json()
 
 
 def test_a_layer_that_removes_a_file_does_not_hide_what_the_one_before_holds():

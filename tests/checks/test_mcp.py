@@ -19,7 +19,7 @@ tools = os.environ.get("TOOLS", "alpha,beta").split(",")
 graph = os.environ.get("GRAPH", '{"entities": [], "relations": []}')
 for line in sys.stdin:
     ask = json.loads(line)
-    if "id" not in ask:
+    if "id" not in ask or ask["method"] == os.environ.get("HANG"):
         continue
     if ask["method"] == "initialize":
         answer = {"protocolVersion": ask["params"]["protocolVersion"], "capabilities": {"tools": {}},
@@ -105,7 +105,17 @@ async def test_the_last_words_of_a_server_that_ends_are_quoted(servers, run_cont
 async def test_a_silent_server_times_out(servers, run_contract):
     servers(args=("-c", "import time; time.sleep(60)"))
     (row,) = await run_contract(entry(timeout=1))
-    assert (row.status, row.observed) == ("fail", "timed out after 1 s")
+    assert row.status == "fail"
+    assert row.observed.startswith("timed out after 1 s")
+    assert row.observed.endswith(" initialize")
+
+
+async def test_a_server_that_goes_silent_is_told_by_its_step(servers, run_contract):
+    servers(env={"HANG": "tools/list"})
+    (row,) = await run_contract(entry(timeout=5))
+    assert row.status == "fail"
+    assert "after initialize" in row.observed
+    assert row.observed.endswith(" tools/list")
 
 
 async def test_the_graph_is_read_from_a_copy(servers, run_contract, desk, tmp_path):

@@ -36,6 +36,14 @@ def test_reports_add_up():
     assert both.summary == "1 passed, 1 failed, 0 n/a in 3.0 s"
 
 
+def test_what_could_not_be_compared_is_said_in_the_summary():
+    row = Row("image-build", "security", "as built", "unverified: no record", "n/a", 0.0, "")
+    report = Report([PASS, SKIP, row])
+    assert report.ok
+    assert report.unverified == (row,)
+    assert report.summary.endswith("unverified: image-build")
+
+
 def test_groups_count_each_status_in_the_contracts_order():
     groups = Report([PASS, FAIL, SKIP]).groups
     assert groups.index.tolist() == ["tools", "security"]

@@ -93,6 +93,15 @@ async def test_every_kind_of_crash_is_a_failed_row(desk):
     }
 
 
+async def test_what_a_program_says_comes_without_credentials_and_control_characters(run_contract):
+    said = "at http://user:pw12345@proxy.example\\033[31m glpat-0123456789abcdefghij"
+    (row,) = await run_contract(entry("tells", f'printf "{said}"; exit 1'))
+    assert "proxy.example" in row.observed
+    assert "pw12345" not in row.observed
+    assert "glpat-" not in row.observed
+    assert row.observed.isprintable()
+
+
 async def test_only_the_broken_thing_is_named(run_contract):
     text = (
         entry("first", "exit 1")

@@ -123,6 +123,12 @@ async def test_a_search_that_could_not_be_made_does_not_pass(run_contract, tmp_p
     rg.chmod(0o755)
     (row,) = await run_contract(entry("file_secrets", paths=["/app"]))
     assert (row.status, row.observed) == ("fail", "rg ended with 2: regex parse error")
+    # A closed folder, under a loader that has a word for every program.
+    rg.write_text(
+        "#!/bin/sh\necho \"ERROR: ld.so: object '/x.so' cannot be preloaded: ignored.\" >&2\nexit 2\n"
+    )
+    (row,) = await run_contract(entry("file_secrets", paths=["/app"]))
+    assert row.status == "pass"
     rg.write_text("#!/bin/sh\nexit 2\n")
     (row,) = await run_contract(entry("file_secrets", paths=["/app"]))
     assert row.status == "pass"
@@ -144,5 +150,8 @@ async def test_the_user_is_asked_of_the_kernel(run_contract):
     (row,) = await run_contract(entry("user", user=name))
     assert row.observed.startswith(f"{name}, uid {os.getuid()}, gid {os.getgid()}, groups")
     assert (row.status == "fail") == (0 in {os.getuid(), os.getgid(), *os.getgroups()})
+    (row,) = await run_contract(entry("user", user=name, uid=os.getuid() + 1))
+    assert row.status == "fail"
+    assert f"had uid {os.getuid() + 1}" in row.observed
     (row,) = await run_contract(entry("user", user="somebody-else"))
     assert row.status == "fail"
