@@ -105,3 +105,23 @@ async def test_the_list_of_who_went_on_is_no_link(host_run: Path, tmp_path: Path
     )
     assert result.ok
     assert profile.read_text() == "untouched"
+
+
+@pytest.mark.parametrize("name", ["memory.after.jsonl", "transcript/{}", "transcript"])
+async def test_a_link_in_the_place_of_a_part_is_not_walked(host_run: Path, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    (outside / "a-name-of-this-machine").mkdir(parents=True)
+    (outside / "a-name-of-this-machine" / "x.jsonl").write_text("{no JSON")
+    (outside / "another-name").symlink_to("/nowhere")
+    folder = shutil.copytree(host_run, tmp_path / "foreign")
+    path = folder / name.format(about(folder)["session_id"])
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(outside)
+    try:
+        said = " ".join(find_past(folder).notes)
+    except RunFolderError as error:
+        said = str(error)
+    assert path.name in said
+    assert "a-name-of-this-machine" not in said
+    assert "another-name" not in said

@@ -241,3 +241,50 @@ async def test_an_attachment_that_is_no_file_is_refused(tmp_path: Path) -> None:
     for name in ("pipe", "."):
         result = await run_session("look", plan(tmp_path / "runs"), attachments=[tmp_path / name])
         assert (result.status, str(tmp_path / name) in str(result.reason)) == ("error", True)
+
+
+async def test_a_transcript_past_its_limit_keeps_what_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_MAX_ARTIFACT_BYTES", "300000")
+    command = (
+        'd=$(dirname ~/.claude/projects/*/*.jsonl); s=$(basename $d/*.jsonl .jsonl); mkdir -p "$d/$s/tool-results"; '
+        'cd "$d/$s/tool-results"; for n in $(seq 100); do head -c 20000 /dev/zero > $n.txt; done'
+    )
+    result = await run_session("one", plan(tmp_path, conversation(bash(command), say("done"))))
+    assert result.ok, result.reason
+    assert about(result.folder)["transcript_whole"] is False
+    assert "HARVEST_MAX_ARTIFACT_BYTES" in problems(result.folder)
+    assert (result.folder / "transcript" / f"{result.session_id}.jsonl").stat().st_size > 1000
+    assert (result.folder / "memory.after.jsonl").is_file()
+
+
+async def test_a_transcript_that_is_not_there_is_not_whole(tmp_path: Path) -> None:
+    command = "rm -rf ~/.claude/projects"
+    result = await run_session("one", plan(tmp_path, conversation(bash(command), say("done"))))
+    assert result.ok, result.reason
+    if not (result.folder / "transcript" / f"{result.session_id}.jsonl").exists():
+        assert "transcript" in problems(result.folder)
+    second, shown = await gone_on(result.folder, tmp_path)
+    assert second.ok
+    assert "rm -rf" in shown
+
+
+async def test_standard_error_has_a_bound_in_bytes_and_no_secret_in_two_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_MAX_STDERR_BYTES", "200000")
+    token = "token-" + "9f3a" * 8
+    command = (
+        # A line of which the secret lies where it is cut into parts, then nothing but ends of lines.
+        f"(head -c 65520 /dev/zero | tr '\\0' x; printf %s {token}; head -c 70000 /dev/zero | tr '\\0' y; echo; "
+        "yes '' | head -c 600000) > /proc/$PPID/fd/2; sleep 1"
+    )
+    setup = plan(tmp_path, conversation(bash(command), say("done")))
+    result = await run_session("one", Setup(**{**vars(setup), "secrets": {"MY_TOKEN": token}}))
+    assert result.ok, result.reason
+    log = (result.folder / "stderr.log").read_bytes()
+    assert len(log) < 201_000
+    assert b"9f3a9f3a" not in log
+    assert b"[redacted:MY_TOKEN]" in log
+    assert b"the rest is left out" in log
