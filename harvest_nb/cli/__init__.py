@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from harvest_nb.cli.ending import ending
+from harvest_nb.cli.ctrl_c import ending
 
 if TYPE_CHECKING:
     from harvest_nb.cli.commands import app
@@ -34,7 +34,7 @@ def main() -> None:
         code = 130
     if ending.code:
         ending.left()
-        code = ending.code if code == 130 else code
+        code = code if ending.patient and code != 130 else ending.code
     sys.exit(code)
 
 

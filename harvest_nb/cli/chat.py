@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harvest_nb.cli.common import Image, ProviderName, do, out, quiet
-from harvest_nb.cli.ending import ending
+from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.cli.options import (
     Allow,
     At,
@@ -100,14 +100,15 @@ def chat(
 
         async def talk() -> tuple[bool, bool]:
             terminal = Terminal(conversation, out, TerminalQuestions(console=out) if ask else None)
-            ending.first(terminal.interrupt, asyncio.get_running_loop().call_soon_threadsafe)
-            async with conversation:
-                if person:
-                    ok = await terminal.talk()
-                elif one:
-                    ok = await terminal.read(_whole(), commands=False)
-                else:
-                    ok = await terminal.read(piped_lines())
+            soon = asyncio.get_running_loop().call_soon_threadsafe
+            with ending.first(terminal.interrupt, soon):
+                async with conversation:
+                    if person:
+                        ok = await terminal.talk()
+                    elif one:
+                        ok = await terminal.read(_whole(), commands=False)
+                    else:
+                        ok = await terminal.read(piped_lines())
             return ok, terminal.interrupted
 
         try:

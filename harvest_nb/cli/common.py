@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from harvest_nb.cli.ending import ending
+from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.errors import HarvestError, SettingsError
 from harvest_nb.machine.held import holding
 from harvest_nb.views.plain import plain
@@ -82,7 +82,7 @@ def do(work: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.contextmanager
 def kernels_sandboxes() -> Iterator[None]:
-    """Have the sandboxes that notebooks' kernels may leave told, with what removes them, by an end at once."""
+    """Register the kernels' sandboxes, so that a forced exit names them and the command that removes them."""
     from harvest_nb.notebooks.leaving import usable
     from harvest_nb.sandbox.base import reap_command
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harvest_nb.cli.common import Json, out, print_json
-from harvest_nb.cli.ending import ending
+from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.machine.held import holding
 from harvest_nb.sandbox.base import reap_command
 

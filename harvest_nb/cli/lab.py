@@ -6,18 +6,24 @@ import ipaddress
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harvest_nb.cli.common import kernels_sandboxes
-from harvest_nb.cli.ending import ending
+from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.errors import EndpointError
+from harvest_nb.machine.children import children_of
 from harvest_nb.machine.held import holding
 
+if TYPE_CHECKING:
+    import psutil
+
 app = typer.Typer()
+_LOOK = 0.2  # seconds between two looks at whether JupyterLab has ended by itself
 _SECONDS = 4.0  # for JupyterLab to put its kernels away, and they their sandboxes
 
 
@@ -46,20 +52,20 @@ def lab(
         sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks_dir()}", f"--port={port}",
         "--ServerApp.port_retries=0", *([] if browser else ["--no-browser"]), *_where(passed or ()), *(passed or ()),
     ]  # fmt: skip
-    with ending.stopping(), kernels_sandboxes():
-        # A session of its own: Ctrl-C comes here alone, and JupyterLab is not the one that asks what it meant.
+    asked = threading.Event()
+    with ending.stopping(asked.set), kernels_sandboxes():
+        # A session of its own: Ctrl-C comes here alone, so that JupyterLab does not ask for confirmation.
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:
+        while server.poll() is None and not asked.wait(_LOOK):
+            pass
+        if asked.is_set():
             with holding("JupyterLab"):
                 _end(server)
-            raise
-    raise typer.Exit(code)
+    raise typer.Exit(ending.code or server.returncode)
 
 
 def _where(passed: Sequence[str]) -> list[str]:
-    """Return the address, unless one is given, and for root the permission to be root where nobody else can come."""
+    """Return the address, unless one is given, and for root, on loopback only, the permission to run as root."""
     words = [word for text in passed for word in text.split("=", 1)]
     given = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("--ip", "--ServerApp.ip")]
     own = [] if given else ["--ip=127.0.0.1"]
@@ -72,6 +78,11 @@ def _is_loopback(address: str) -> bool:
     return address == "localhost"
 
 
+def _is_kernel(process: psutil.Process) -> bool:
+    """Return whether a process of JupyterLab's is a kernel: it has been given a connection file."""
+    return any(word.startswith("kernel-") for part in process.cmdline() for word in part.rsplit("/", 1)[-1:])
+
+
 def _end(server: subprocess.Popen[bytes]) -> None:
     """End JupyterLab and its kernels; what they leave is removed."""
     import psutil
@@ -79,9 +90,11 @@ def _end(server: subprocess.Popen[bytes]) -> None:
     from harvest_nb.notebooks.leaving import remove_left
 
     with suppress(psutil.NoSuchProcess):
-        kernels = psutil.Process(server.pid).children(recursive=True)
+        # A browser and the programs of JupyterLab's terminals are the user's own.
+        kernels = [child for child in psutil.Process(server.pid).children() if _is_kernel(child)]
+        below = [process for kernel in kernels for process in children_of(kernel)]
         server.terminate()
-        _, alive = psutil.wait_procs([psutil.Process(server.pid), *kernels], timeout=_SECONDS)
+        _, alive = psutil.wait_procs([psutil.Process(server.pid), *kernels, *below], timeout=_SECONDS)
         for process in alive:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

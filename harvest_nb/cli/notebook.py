@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harvest_nb.cli.common import Json, do, err, kernels_sandboxes, out, print_json
-from harvest_nb.cli.ending import ending
+from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.errors import ParameterError
 
 app = typer.Typer()

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harvest_nb.cli.common import readable
-from harvest_nb.cli.ending import ending
+from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.cli.keyboard import History, keys
 from harvest_nb.errors import HarvestError
 from harvest_nb.paths import cache_dir
@@ -140,7 +140,7 @@ class Terminal:
         """Stop the turn that is under way; of a pipe, all that would come after it too.
 
         Returns:
-            False where that is not enough: the turn is being stopped already.
+            False where there is nothing that could be stopped, or it is being stopped already.
         """
         if self._stopping is not None and not self._stopping.done():
             return False
@@ -152,11 +152,16 @@ class Terminal:
                 ending.say("stopping the turn …")
             self._stopping = asyncio.ensure_future(self.chat.cancel())
         elif self._turn is not None and not self._turn.done():
+            if not self.interrupted:
+                ending.say("stopping …")
+            self._stopping = self._turn
             self._turn.cancel()
         elif self._reading is not None:
             self._reading.cancel()
         elif self._line is not None and self._line.app.is_running:
             self._line.app.exit(exception=KeyboardInterrupt())
+        else:
+            return False
         return True
 
     async def take(self, said: str, *, commands: bool = True) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from harvest_nb.engine.apt import apt_install, can_install
 from harvest_nb.engine.client import DockerClient, connect, endpoint
 from harvest_nb.errors import EngineError
+from harvest_nb.machine.children import OUTLIVES
 from harvest_nb.machine.command import Stop, clean_env, run_lines
 from harvest_nb.machine.locks import one_at_a_time
 from harvest_nb.paths import cache_dir
@@ -145,7 +146,7 @@ def start_in_background(log: Path, arguments: Sequence[str] = ()) -> subprocess.
     with log.open("ab") as output:
         process = subprocess.Popen(
             [program, *arguments],
-            env=clean_env(),
+            env=clean_env({OUTLIVES: "1"}),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,4 +1,4 @@
-"""The things that this process has made or is bringing home, and what is to be done where it ends before they are."""
+"""Records the resources that this process must remove or report when it is ended early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _held: list[Held] = []
 
 
 class Held:
-    """One thing: something that outlives this process, or data on its way home.
+    """A resource that outlives this process, or data that it is receiving.
 
     Args:
         what: its name.
@@ -29,7 +29,7 @@ class Held:
 
 @contextmanager
 def holding(what: str, remove: str = "", last: Callable[[], str] | None = None) -> Iterator[Held]:
-    """Have a process that is made to end tell `what`, from now to the end of the block; arguments as of `Held`."""
+    """Register a resource for the duration of the block, so that a forced exit reports it; arguments as of `Held`."""
     item = Held(what, remove, last)
     _held.append(item)
     try:

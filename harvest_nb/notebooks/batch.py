@@ -134,12 +134,16 @@ def run_notebooks(
     return done
 
 
+_LET_GO = 2.0  # seconds for a task to end after it was cancelled
+
+
 def _close(loop: asyncio.AbstractEventLoop) -> None:
     """Close a loop and end what is left on it, as after a cell that was interrupted."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    if left:
+        loop.run_until_complete(asyncio.wait(left, timeout=_LET_GO))
     loop.close()
 
 

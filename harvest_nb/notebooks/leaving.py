@@ -1,4 +1,4 @@
-"""The sandboxes that kernels which have ended left behind."""
+"""Removes the sandboxes that kernels have left behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harvest_nb.errors import EngineError, HarvestError
+from harvest_nb.errors import EngineError, HarvestError, SettingsError
 from harvest_nb.machine.command import Stop
 from harvest_nb.machine.held import holding
 from harvest_nb.providers import PROVIDERS, get_provider
@@ -42,4 +42,9 @@ def remove_left() -> None:
 
 def usable() -> list[str]:
     """Return the providers whose sandboxes a kernel of this machine can have."""
-    return [name for name in PROVIDERS if name != "daytona" or load_settings().daytona_api_key is not None]
+    try:
+        daytona = load_settings().daytona_api_key is not None
+    except SettingsError as error:  # said by whatever needs the settings; here an end is under way
+        _log.debug("%s", error)
+        daytona = False
+    return [name for name in PROVIDERS if name != "daytona" or daytona]

@@ -183,41 +183,53 @@ async def open_session(
         folder.problem(told)
     session: Session | None = None
     ended: tuple[str, str | None] | None = None
-    try:
-        async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(holding(f"run {folder.id}", last=lambda: _cut(folder)))
-            async with _in_time(setup.timeout):
-                await check_listening(setup.endpoint)  # before a sandbox costs anything
-                sandbox = await _sandbox(stack, setup, folder)
-                session = await _session(stack, setup, folder, sandbox, prompt)
-            yield session
-    except asyncio.CancelledError:
-        ended = ("cancelled", "cancelled from the desk")
-        raise
-    except BaseException as error:
-        ended = died(error)
-        raise
-    finally:
-        _finish(folder, session, ended)
+    with holding(f"run {folder.id}", last=lambda: _cut(folder, session)):
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with _in_time(setup.timeout):
+                    await check_listening(setup.endpoint)  # before a sandbox costs anything
+                    sandbox = await _sandbox(stack, setup, folder)
+                    session = await _session(stack, setup, folder, sandbox, prompt)
+                yield session
+        except asyncio.CancelledError:
+            ended = ("cancelled", "cancelled from the desk")
+            raise
+        except BaseException as error:
+            ended = died(error)
+            raise
+        finally:
+            _finish(folder, session, ended)
 
 
 @contextlib.asynccontextmanager
 async def _in_time(timeout: float | None) -> AsyncIterator[None]:
     """Raise SessionError where the block takes longer than the prompts may."""
+    limit = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout):
+        async with limit:
             yield
     except TimeoutError as error:
+        if not limit.expired():
+            raise  # somebody else's
         raise SessionError(
             f"The session did not begin within {timeout:g} s", hint="raise `timeout`"
         ) from error
 
 
-def _cut(folder: RunFolder) -> str:
-    """Record how the run ends, where this process ends before it has been put away; returns where it is."""
-    # A disk that is full has been reported by the write that met it first.
-    with contextlib.suppress(RunFolderError):
-        folder.save(status="cancelled", exit_reason="cancelled from the desk, and not put away")
+def _cut(folder: RunFolder, session: Session | None) -> str:
+    """Record how the run ends where this process is ended before it has been put away; return where it is."""
+    status, reason = "cancelled", "cancelled from the desk"
+    if session is not None and session.results and not session.busy:
+        status, reason = session.results[-1].status, session.results[-1].reason or ""
+    try:
+        folder.save(
+            status=status,
+            exit_reason=f"{reason}; not put away",
+            ended=now(),
+            total_cost_usd=session.cost_usd if session is not None else None,
+        )
+    except RunFolderError as error:
+        return str(error)
     return f"run folder: {folder.path}"
 
 

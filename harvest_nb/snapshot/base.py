@@ -200,7 +200,7 @@ def _pull(client: DockerClient, reference: str, say: Callable[[str], None], stop
             events = unless_stopped(
                 lambda: client.api.pull(repository, tag=tag, stream=True, decode=True), stop
             )
-            # A registry that has stalled sends none.
+            # Each in a thread that can be left: a registry that has stalled sends none.
             while (event := unless_stopped(lambda: next(events, None), stop)) is not None:
                 if "error" in event:
                     failure = translate(DockerException(str(event["error"])), f"pulling {reference}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -197,7 +198,7 @@ def _work(job: _Job) -> Snapshot:
             one_at_a_time(f"build of {job.tag}", say=lambda line: job.say("waiting", line), stop=job.stop)
         )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harvest-build-")))
-        stack.enter_context(holding(f"the folder {folder}", f"rm -r {folder}"))
+        stack.enter_context(holding(f"the folder {folder}", f"rm -r {shlex.quote(str(folder))}"))
         sources = collect(job.source_root, source_map=job.source_map)
         job.say("config sources", f"{len(sources.files)} files from {sources.root}")
         base = resolve_base(

@@ -103,7 +103,7 @@ def assemble(
     program = _mmdebstrap(say, stop)
     with (
         tempfile.TemporaryDirectory(prefix="harvest-base-") as name,
-        holding(f"the folder {name}", f"rm -r {name}"),
+        holding(f"the folder {name}", f"rm -r {shlex.quote(name)}"),
     ):
         folder = Path(name)
         folder.chmod(0o755)  # without root, mmdebstrap reads it as another user

@@ -33,8 +33,8 @@ def _leave_ctrl_c_alone(events: Any) -> None:
     """Have a client's connections to the events install no handler of SIGINT.
 
     Socket.IO and Engine.IO install theirs unless they are told not to, and the SDK does not tell them. Those stay for
-    the life of the process, cancel every task of the loop and stop it: a notebook's kernel is dead then. The method
-    that connects gets the class of connections under the name that it knows, in this client alone.
+    the life of the process, cancel every task of the loop and stop it: a notebook's kernel is dead then. So in this
+    client alone `socketio.AsyncClient` is one with `handle_sigint=False` for the method that connects.
     """
     connect = getattr(type(events), "connect", None)
     if isinstance(connect, FunctionType):  # it runs in the loop's next round at the earliest
@@ -46,6 +46,7 @@ def _leave_ctrl_c_alone(events: Any) -> None:
             connect.__defaults__,
             connect.__closure__,
         )
+        own.__kwdefaults__ = connect.__kwdefaults__
         events.connect = MethodType(own, events)
 
 

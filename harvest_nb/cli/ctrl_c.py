@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
+from harvest_nb.machine.children import kill_children
 from harvest_nb.machine.held import held
 
 __all__ = ["Ending", "ending"]
 
 _PATIENCE = 5.0  # seconds from the first Ctrl-C to the end ...
-_STILL = 1.5  # ... and longer only while data comes in or one thing after another is done
+_STILL = 1.5  # ... and longer only while data comes in or one thing after another is done ...
+_AT_MOST = 30.0  # ... but no longer than that: a sandbox decides how slowly its data comes
 _MOMENT = 2.5  # seconds after which is told what the end waits for
 _AGAIN = 5.0  # seconds until that is told once more
 _LOOK = 0.25
@@ -29,15 +31,15 @@ _CALM = "\x1b[?25h\x1b[?2004l"  # the cursor is seen, and what is pasted comes a
 
 
 class Ending:
-    """How the process ends before its work is done, because of SIGINT, or of SIGTERM and SIGHUP where asked for."""
+    """Handles SIGINT, and SIGTERM and SIGHUP where asked for, so that the process ends in bounded time."""
 
     def __init__(self) -> None:
         self.code = 0
         """The exit code, 128 and the signal's number, once the process is ending."""
         self.patient = False
-        """Whether there is no bound to what the first Ctrl-C ends."""
+        """Whether the watchdog is off, and an ordinary exit code stays."""
         self._stop: Callable[[], object] | None = None
-        self._first: Callable[[], bool] | None = None
+        self._first: Callable[[], object] | None = None
         self._unheard = 0
         self._terminal: tuple[int, list[Any]] | None = None
 
@@ -71,8 +73,9 @@ class Ending:
             for number in mine:
                 signal.signal(number, signal.SIG_DFL)
 
-    def first(self, take: Callable[[], bool], soon: Callable[[Callable[[], None]], object]) -> None:
-        """Give a Ctrl-C to `take`, called through `soon`; the process only ends where it returns False."""
+    @contextlib.contextmanager
+    def first(self, take: Callable[[], bool], soon: Callable[[Callable[[], None]], object]) -> Iterator[None]:
+        """Call `take` through `soon`, in the event loop, for each Ctrl-C; end the process where it returns False."""
 
         def ask() -> None:
             self._unheard = 0
@@ -81,7 +84,11 @@ class Ending:
                 if self._stop is not None:
                     self._stop()
 
-        self._first = lambda: bool(soon(ask)) or True
+        self._first = lambda: soon(ask)
+        try:
+            yield
+        finally:
+            self._first = None
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.code:
@@ -90,13 +97,14 @@ class Ending:
             return  # a terminal that goes away may say so twice
         if self._first is not None and number == signal.SIGINT:
             self._unheard += 1
-            if self._unheard > 2:
+            if self._unheard > 1:  # the loop has not come to the one before
                 self.begin(number)
                 self.at_once()
-            self._first()
-            return
+            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+                self._first()
+                return
         if self._stop is None and not held() and _importing(frame):
-            self.say("interrupted; nothing had been started yet")
+            self.say("interrupted")
             os._exit(128 + number)  # an import may lose an exception
         self.begin(number)
         if self._stop is None:
@@ -123,7 +131,9 @@ class Ending:
             if now >= tell and items:
                 tell = now + _AGAIN
                 self.say(f"still ending: {', '.join(map(_told, items))}; Ctrl-C ends at once")
-            if not self.patient and now - began >= _PATIENCE and now - moved >= _STILL:
+            if self.patient or now - began < _PATIENCE:
+                continue
+            if now - moved >= _STILL or now - began >= _AT_MOST:
                 self.at_once()
 
     def left(self) -> None:
@@ -133,21 +143,26 @@ class Ending:
 
     def at_once(self) -> NoReturn:
         """End the process and its children now, and name what they leave."""
-        self.left()
-        for item in held():
-            if item.last is not None:
-                self.say(item.last())
-        if self._terminal is not None:
-            with contextlib.suppress(termios.error):
-                termios.tcsetattr(self._terminal[0], termios.TCSANOW, self._terminal[1])
-            self._write(_CALM)
-        import psutil
+        try:
+            with contextlib.suppress(Exception):  # it may be half imported where the signal came
+                kill_children()
+            self.left()
+            for item in held():
+                if item.last is not None:
+                    with contextlib.suppress(Exception):  # the other thread may be in the midst of the same
+                        self.say(item.last())
+            self._restore_terminal()
+        finally:
+            os._exit(self.code)
 
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
-        os._exit(self.code)
+    def _restore_terminal(self) -> None:
+        if self._terminal is None:
+            return
+        descriptor, before = self._terminal
+        with contextlib.suppress(termios.error, OSError):
+            if os.tcgetpgrp(descriptor) == os.getpgrp():  # in the background this would stop the process
+                termios.tcsetattr(descriptor, termios.TCSANOW, before)
+                self._write(_CALM)
 
     def say(self, text: str) -> None:
         """Write a line to standard error: not through `Console`, whose lock the interrupted code may hold."""
