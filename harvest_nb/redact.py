@@ -4,8 +4,10 @@ A value is found in the forms that common programs print (`harvest_nb.secret_for
 middle of a longer text and over several lines: with JSON's, Python's and a shell's escapes, percent-encoded, with
 HTML's entities, in UTF-16, in hexadecimal as od, xxd and hexdump write it, and in base64. Nobody can list what else may
 be done to a value. Not found are: one that is reversed, in capitals, spaced letter by letter, or taken apart; base32,
-octal and decimal numbers; two such encodings of one another, and what is compressed or encrypted;
-blocks that a dump leaves out as repeated (`*`); a value that is split over two messages, two files, or two lines.
+octal and decimal numbers; quoted-printable, `%uXXXX`, CSS's escapes, what `cat -v` makes of letters beyond ASCII, and
+these percent-encoded in latin-1; backslashes in a row in UTF-16; hexadecimal and base64 of other line breaks than the
+value's own; two such encodings of one another, and what is compressed or encrypted; blocks that a dump leaves out as
+repeated (`*`); a value that is split over two messages, two files, or two lines other than its own.
 One that holds what looks like an escape itself (`%25`, `&amp;`, `\\u0000`) is found as it is, percent-encoded, in JSON,
 hexadecimal and base64 alone.
 Whatever has the published shape of a credential is caught besides, so that a token nobody declared is not published.
@@ -49,10 +51,16 @@ SECRET_SHAPES: Mapping[str, re.Pattern[str]] = {
     "private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
 
+_PUBLISHED = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]{0,20}://|sk-ant-(?:[a-z]{3}\d\d-)?|gh[pousr]_|github_pat_|lin_api_|AIza|sntry[us]_|dtn_"
+    r"|AKIA|ASIA|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+"""How addresses and the credentials above begin, which tells nothing of a secret."""
+
 SHORTEST = 6
 """Characters of the shortest value that is looked for: shorter ones would redact ordinary words."""
 LEAST = 6
-"""Characters or bytes of a secret from which on its beginning is taken for one."""
+"""Characters or bytes of a secret, after a published prefix, from which on its beginning is taken for one."""
 _WINDOW = 128  # characters at a text's end in which a form of a few characters may have begun
 
 
@@ -69,7 +77,8 @@ class Redactor:
         self._forms: defaultdict[str, list[tuple[Form, str]]] = defaultdict(list)
         starts: defaultdict[str, list[str]] = defaultdict(list)
         for value, name in {value.strip(): name for name, value in reversed(self._secrets.items())}.items():
-            for form in forms_of(value) if len(value) >= SHORTEST else ():
+            prefix = _PUBLISHED.match(value)
+            for form in forms_of(value, prefix.end() if prefix else 0) if len(value) >= SHORTEST else ():
                 for letter, pattern in form.starts.items():
                     self._forms[letter].append((form, name))
                     starts[letter].append(pattern)
@@ -103,21 +112,32 @@ class Redactor:
         return sorted({name for _, _, name in self.spans(value)})
 
     def spans(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Yield where secrets begin and end in `text`, and their names, in order and apart from each other."""
+        """Yield where secrets begin and end in `text`, and their names, in order and apart from each other.
+
+        Of secrets that overlap, the first one's name stands for all. One that overlaps itself is not followed: a row
+        of one letter would take the square of its length.
+        """
         if self._search is None:
             return
-        at = ended = 0
+        ended, found = 0, (0, 0, "")  # where the last one ends, and the one that may yet become longer
+        at, latest = 0, ""
         while (candidate := self._search.search(text, at)) is not None:
             begin = candidate.start()
-            end, name = 0, ""
+            at = begin + 1
+            if begin >= found[1] and found[2]:
+                yield found
+                ended, found, latest = found[1], (0, 0, ""), ""
+            end, name = found[1], ""
             for form, whose in self._forms[text[begin]]:
-                count, reached = form.reach(text, begin)
-                if count == len(form.elements) and reached > end:
-                    end, name = reached, whose
+                if whose != latest:
+                    count, reached = form.reach(text, begin)
+                    if count == len(form.elements) and reached > end:
+                        end, name = reached, whose
             if name:
-                yield _with_escape(text, begin, ended), end, name
-                ended = end
-            at = end if name else begin + 1
+                first = found[0] if found[2] else _with_escape(text, begin, ended)
+                found, latest = (first, end, found[2] or name), name
+        if found[2]:
+            yield found
 
     def begun(self, text: str, least: int, last: int) -> tuple[int, str, bool]:
         """Return where the secret begins that `text` ends in the middle of, its name, and whether that is certain.
@@ -129,13 +149,13 @@ class Redactor:
         Returns:
             The end of `text`, with no name, if none has begun.
         """
-        places = {*range(max(least, len(text) - _WINDOW), len(text)), *([last] if last >= 0 else [])}
-        at = least
+        at = last if last >= 0 else least  # another may begin within the last whole one
+        places = {*range(max(at, len(text) - _WINDOW), len(text)), *([last] if last >= 0 else [])}
         while self._search is not None and (candidate := self._search.search(text, at)) is not None:
             places.add(candidate.start())
             at = candidate.start() + 1
         found = [
-            (begin, name, count >= LEAST)
+            (begin, name, count - form.public >= LEAST)
             for begin in sorted(places)
             if text[begin] in self._forms and text[max(0, begin - 1) : begin + 1] != "\\\\"
             for form, name in self._forms[text[begin]]
@@ -149,7 +169,10 @@ class Pieces:
     """A text that comes in pieces, each of which is written at once: no piece holds a secret, nor do all together.
 
     Nothing is held back until the next piece is there. What a secret goes on with, or begins with at least `LEAST`
-    characters or bytes, is replaced at once; so at most `LEAST - 1` leading ones can be put together again.
+    characters or bytes after a published prefix, is replaced at once; so at most `LEAST - 1` of these can be put
+    together again. It is meant for values of up to some kilobytes: each piece is compared with all that a value has
+    begun with, so the time grows with the square of its length (two seconds for 3 kB in hexadecimal in pieces of four
+    characters).
     """
 
     def __init__(self, redactor: Redactor) -> None:
@@ -168,7 +191,7 @@ class Pieces:
                 at = ended
         begin, name, self._told = self._redactor.begun(both, ended, last)
         if self._told:
-            if begin != last and not (told and begin == 0):
+            if begin >= ended and not (told and begin == 0):
                 parts += [both[at : max(at, begin)], f"[redacted:{name}]"]
             at = len(both)
         self._tail = both[begin:]

@@ -24,7 +24,8 @@ Spellings = Sequence[tuple[str, str]]
 _SLASHES = r"\\{1,63}+"  # each level of quoting doubles them: six levels
 _ANY_SLASHES = r"\\{0,63}+"
 _BREAK = rf"(?:[\r\n]|{_SLASHES}[rn])"
-_NUMBER = rf"(?:\d{{1,7}}+(?:→|\t|{_SLASHES}t))?+"  # of a line, as `cat -n` and the Read tool print it
+_NUMBERED = rf"\d{{1,7}}+(?:→|\t|{_SLASHES}(?:t|u2192))"  # a line, as `cat -n` and the Read tool print it
+_NUMBER = f"(?:{_NUMBERED})?+"
 _LINE = rf"{_BREAK}{{1,4}}+[ \t]{{0,16}}+{_NUMBER}"
 # Between the characters of base64: `-w 1` breaks after each, and an unquoted `$(…)` makes spaces of all breaks.
 _WHITE = rf"(?:(?:\s|{_SLASHES}[rnt]){{1,32}}+{_NUMBER})?+"
@@ -37,15 +38,20 @@ _SHOWN = (  # the text beside the bytes; in JSON no quotation mark ends it that 
     rf"  (?>(?:[^\n]{{0,40}}?\n|(?:[^\"\\\n]|{_SLASHES}[^\\\n]){{0,40}}?{_SLASHES}[rn])"
     rf"[ \t]{{0,16}}+{_NUMBER}{_OFFSET})"
 )
-_GAPS = (r"[,:]?+ ?+(?:0[xX])?+", rf"[, \t]{{0,4}}+{_LINE}(?:{_OFFSET})?+(?:0[xX])?+", _SHOWN)
+_GAPS = (r"[,:-]?+ ?+(?:0[xX])?+", rf"[, \t]{{0,4}}+{_LINE}(?:{_OFFSET})?+(?:0[xX])?+", _SHOWN)
 _TO_SHOWN = re.compile(r"(?:(?: {1,2}[0-9a-fA-F]{2}){0,32}+ {1,60}+[|>]|(?: ?[0-9a-fA-F]{2}){0,32}+ {2,60}+)")
 _LONGEST_SHOWN = 32
 # What an element may have begun with where a text was cut.
-_CUT = rf"(?:(?:{_SLASHES}[uUx]?|%)[0-9a-fA-F]{{0,8}}){{0,4}}(?:[&^][#\w;]{{0,12}}|'[\\\"']{{0,16}})?\Z"
+_CUT = (
+    rf"(?:(?:{_SLASHES}(?:[uUx]\{{?)?|%)[0-9a-fA-F]{{0,8}}){{0,4}}(?:[&^][#\w;]{{0,12}}|'[\\\"']{{0,16}})?\Z"
+)
 _CUT_LINE = (
-    rf"(?:[,:]?[ \t]{{0,4}}|  [^\n]{{0,80}})(?:{_LINE})?(?:0[xX])?"
+    rf"(?:[,:-]?[ \t]{{0,4}}|  [^\n]{{0,80}})(?:{_LINE})?(?:0[xX])?"
     r"[0-9a-fA-F]{0,8}:?[ \t]{0,2}[0-9a-fA-F]?\Z"
 )
+_CUT_NUMBER = rf"(?:{_NUMBERED}|\d{{1,7}}+)?+"
+_MARK = r"[-+>|#]"  # in front of a line, as diff, a mail and a comment have it
+_CUT_DRESSED = rf"(?:\s|{_SLASHES}t){{0,32}}+{_CUT_NUMBER}:?\s{{0,32}}+{_MARK}{{0,7}}\s{{0,32}}+"
 _CUT_SHOWN = re.compile(r"[ 0-9a-fA-F]{0,100}(?:  [^\r\n]{0,40})?\Z")
 _SHORT = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 _SEARCHED = 4  # elements that a search looks for before the whole form is tried
@@ -64,12 +70,14 @@ class Form:
         elements: matched one after another.
         starts: by its first letter, what a search looks for.
         cut: what may stand between the last whole element and the end of a text that was cut.
+        public: how many of the elements tell nothing but the published prefix of such values.
         shown: the value's characters, where a dump shows them beside the bytes.
     """
 
     elements: Sequence[str]
     starts: Mapping[str, str]
     cut: str
+    public: int
     shown: Sequence[str] = ()
 
     def reach(self, text: str, start: int) -> tuple[int, int]:
@@ -108,8 +116,12 @@ def _matched(elements: Iterable[str], text: str, at: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def forms_of(value: str) -> list[Form]:
-    """Return the forms of a value that is no shorter than six characters."""
+def forms_of(value: str, public: int = 0) -> list[Form]:
+    """Return the forms of a value that is no shorter than six characters.
+
+    Args:
+        public: how many characters at its beginning are published, and tell nothing; they are ASCII.
+    """
     raw = value.encode("utf-8", "surrogatepass")
     percent = quote(raw, safe="")
     escaped = [value]
@@ -118,46 +130,71 @@ def forms_of(value: str) -> list[Form]:
             escaped.append(json.dumps(escaped[-1], ensure_ascii=ascii_only)[1:-1])
         escaped.append(value)
     # Words of two bytes hold a value's middle alone where it begins or ends within one.
-    forms = [_as_characters(value), _as_digits(raw), _as_words(raw), _as_words(raw[1:])]
+    forms = [_as_characters(value, public), _as_digits(raw, public)]
+    forms += [_as_words(raw[at:], -(-public // 2)) for at in (0, 1)]
+    quoted = len(quote(value[:public], safe=""))
     if set(value) & set("\\%&'^\0"):  # what looks like an escape may be the value's own
-        forms += [_form([[(letter, "")] for letter in text]) for text in {*escaped, percent}]
+        for text in {*escaped, percent}:
+            forms.append(_form([[(letter, "")] for letter in text], quoted if text == percent else public))
     for text in {value, escaped[1], percent}:
-        forms += [_form([_in_base64(x) for x in middle], _WHITE) for middle in _middles(text)]
+        first = -(-(quoted if text == percent else public) * 4 // 3)
+        forms += [_form([_in_base64(x) for x in middle], first, _WHITE) for middle in _middles(text)]
     return forms
 
 
-def _as_characters(value: str) -> Form:
-    parts = re.findall(r"\\+|[^\\]", value, re.DOTALL)  # backslashes in a row are one
+def _as_characters(value: str, public: int) -> Form:
+    # Backslashes in a row are one part, and so are line breaks with the white space after them.
+    parts = re.findall(r"\\+|\r?\n(?:[ \t]*\r?\n)*[ \t]*|[^\\]", value, re.DOTALL)
     before, after = ["", *parts], [*parts[1:], ""]
     escaped = [part[:1] == "\\" for part in before]
     spelled = [_characters(*each) for each in zip(parts, escaped, [not part for part in after], strict=False)]
+    patterns = [_either(each) for each in spelled]
+    for at, part in enumerate(parts):
+        if "\n" in part:
+            same = next(iter(groupby(parts[at + 1 : at + 7])))[1]
+            patterns[at] = _breaks(part, _NUL.join(patterns[at + 1] for _ in same), escaped[at])
     gaps = [_NUL_ESCAPED if each else _NUL for each in escaped[1:]]
-    return _made(
-        spelled[0], [gap + _either(x) for gap, x in zip(gaps, spelled[1:], strict=False)], _NUL + _CUT
-    )
+    cut = _NUL + (_CUT_DRESSED if "\n" in value else "") + _CUT
+    return _made(spelled[0], [gap + x for gap, x in zip(gaps, patterns[1:], strict=False)], cut, public)
 
 
-def _as_digits(raw: bytes) -> Form:
+def _breaks(part: str, then: str, escaped: bool) -> str:
+    """Return the pattern of line breaks and the white space after them, in front of what `then` matches.
+
+    Programs end lines otherwise, number, indent and mark them, or join them with a space or without one.
+    """
+    space, tab, feed, back = (_either([x for x in _characters(each) if x[0] != "+"]) for each in " \t\n\r")
+    white = f"(?:(?:{space}|{tab}){_NUL})"
+    end = f"(?:(?:{back}{_NUL})?+{feed}|{back}{'|[nr]' if escaped else ''}){_NUL}"
+    dressed = rf"(?:(?:{_NUMBERED}|\d{{1,7}}+:){white}{{0,32}}+)?(?:{_MARK}{white}{{0,32}}+)?"
+    own = "".join(_either(_characters(each)) + _NUL for each in part.rpartition("\n")[2])
+    last = f"(?:{f'{own}(?={then})|' if own else ''}{white}{{0,32}}+(?:{dressed}(?={then}))?+)"
+    empty = f"(?:{end}{white}{{0,32}}+{dressed}){{0,{part.count(chr(10)) - 1}}}"
+    return rf"(?:{empty}{end}{last}|(?:{white}{{1,32}}+|\+)(?={then})|)"
+
+
+def _as_digits(raw: bytes, public: int) -> Form:
     spelled = [_digits(byte) for byte in raw]
     # hexdump leaves two spaces in the middle of a line, and xxd in front of the text, which may begin like a byte.
     bytes_ = map(_either, spelled[1:])
     elements = ["|".join([*(gap + byte for gap in _GAPS), f"  {byte}(?= )"]) for byte in bytes_]
-    return _made(spelled[0], elements, _CUT_LINE, [_shown(byte) for byte in raw])
+    return _made(spelled[0], elements, _CUT_LINE, public, [_shown(byte) for byte in raw])
 
 
-def _as_words(raw: bytes) -> Form:
+def _as_words(raw: bytes, public: int) -> Form:
     """Return the form that `od -x` and hexdump print on most machines: words of two bytes, the second one first."""
     numbers = [raw[at] | raw[at + 1] << 8 for at in range(0, len(raw) - 1, 2)]
     spelled = [_word(number) for number in numbers]
     elements = ["|".join(gap + word for gap in _GAPS[:2]) for word in map(_either, spelled[1:])]
-    return _made(spelled[0], elements, _CUT_LINE)
+    return _made(spelled[0], elements, _CUT_LINE, public)
 
 
-def _form(spelled: Sequence[Spellings], gap: str = "") -> Form:
-    return _made(spelled[0], [gap + _either(x) for x in spelled[1:]], gap + _CUT)
+def _form(spelled: Sequence[Spellings], public: int, gap: str = "") -> Form:
+    cut = gap + (_CUT_NUMBER if gap else "") + _CUT
+    return _made(spelled[0], [gap + _either(x) for x in spelled[1:]], cut, public)
 
 
-def _made(first: Spellings, rest: Sequence[str], cut: str, shown: Sequence[str] = ()) -> Form:
+def _made(first: Spellings, rest: Sequence[str], cut: str, public: int, shown: Sequence[str] = ()) -> Form:
     plain = first[-1][0]
     starts = {}
     for letter, spellings in groupby(sorted(first, key=lambda x: x[0]), key=lambda x: x[0]):
@@ -167,7 +204,7 @@ def _made(first: Spellings, rest: Sequence[str], cut: str, shown: Sequence[str] 
         # An escape is rare enough as it is; how a character is that many texts escape, two tell.
         count = _SEARCHED if "" in ends or letter not in "\\%&" else 1 if plain.isalnum() else 2
         starts[letter] = f"{before}(?:{'|'.join(ends)})" + "".join(f"(?>{x})" for x in rest[: count - 1])
-    return Form([_either(first), *rest], starts, cut, shown)
+    return Form([_either(first), *rest], starts, cut, public, shown)
 
 
 @lru_cache(maxsize=4096)
@@ -191,6 +228,7 @@ def _characters(part: str, escaped: bool = False, last: bool = False) -> Spellin
     raw, code = character.encode("utf-8", "surrogatepass"), ord(character)
     units = character.encode("utf-16-be", "surrogatepass").hex(" ", 2).split()
     escapes = [_SLASHES.join(f"u{_hex(unit)}" for unit in units), f"U{_hex(f'{code:08x}')}"]
+    escapes.append(rf"[ux]\{{0{{0,5}}+{_hex(f'{code:x}')}\}}")
     escapes += [_SLASHES.join(f"x{_hex(f'{byte:02x}')}" for byte in raw)]
     escapes += [f"x{_hex(f'{code:02x}')}"] if 127 < code < 256 else []
     escapes += [_SHORT[character]] if character in _SHORT else []

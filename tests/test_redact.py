@@ -5,7 +5,7 @@ import json
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from harvest_nb.redact import Redactor, all_secrets, find_secret_shapes
@@ -24,6 +24,17 @@ def test_no_form_of_a_secret_survives(secret: str, before: str, after: str) -> N
         said = redactor.text(f"{before}{form}{after}")
         assert "[redacted:TOKEN]" in said
         assert secret not in said.replace("[redacted:TOKEN]", "")
+
+
+@given(st.text("ab1:-+>|#\\ \t\r\n→", min_size=6, max_size=40).map(str.strip), st.integers(0, 3))
+def test_whatever_the_lines_of_a_secret_begin_with(secret: str, levels: int) -> None:
+    assume(len(secret) >= 6)
+    redactor, text = Redactor({"TOKEN": secret}), f"before:{secret}:after"
+    for level in range(levels):
+        text = json.dumps(text, ensure_ascii=level % 2 == 0)
+    said = redactor.text(text)
+    assert "[redacted:TOKEN]" in said
+    assert "before:" in said
 
 
 @given(secrets, st.binary(max_size=20), st.binary(max_size=20))

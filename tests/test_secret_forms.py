@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import random
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvest_nb.redact import Pieces, Redactor
+from harvest_nb.redact import LEAST, Pieces, Redactor
 
 AWKWARD = "/+=&<>'\"%\\"
 PLAIN = "ABCXYZabcxyz0123456789-_."
@@ -51,6 +55,7 @@ print("\0\0\0\0".join([
     html.escape(t), html.escape(t, quote=False), html.escape(html.escape(t)), html.escape(j),
     "".join(f"&#{ord(c)};" for c in t), "".join(f"&#x{ord(c):x};" for c in t), "".join(f"&#X{ord(c):04X};" for c in t),
     shlex.quote(t), base64.urlsafe_b64encode(t.encode()).decode(), base64.encodebytes(t.encode()).decode(),
+    "".join(f"\\u{{{ord(c):x}}}" for c in t), "".join(f"\\u{{{ord(c):04X}}}" for c in t), t.encode().hex("-"),
     t.encode().hex(), t.encode().hex(" "), t.encode().hex(":", 1).upper(), t.encode("utf-16").decode("latin-1"),
     json.dumps(t.encode("utf-16-le").decode()), repr(t.encode("utf-16-le")),
 ]))
@@ -66,8 +71,18 @@ console.log([
 COMMANDS += [[sys.executable, "-c", PYTHON], ["node", "-e", NODE]]
 
 
+LINES = [
+    ["cat"], ["cat", "-n"], ["nl", "-ba"], ["grep", "-n", ""], ["sed", "s/$/\r/"],
+    ["tr", "\n", " "], ["tr", "-d", "\n"],
+    *(["sed", f"s/^/{mark}/"] for mark in ("    ", "\t", "+", "-", "+    ", "> ", "# ", "| ")),
+    [sys.executable, "-c", "import sys\nfor n, line in enumerate(sys.stdin, 1): print(f'{n:6}→{line}', end='')"],
+    [sys.executable, "-c", "import sys\nfor n, line in enumerate(sys.stdin, 1): print(f'{n}→-   {line}', end='')"],
+]  # fmt: skip
+
+
 def printed(command: list[str], text: str) -> list[str]:
-    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True, timeout=60)
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True, timeout=60, env=env)
     return done.stdout.decode("utf-8", "replace").split("\0\0\0\0")
 
 
@@ -128,6 +143,63 @@ def test_nor_does_it_where_the_text_comes_in_pieces(
         left.append("".join(map(stream.text, pieces)))
     assert "[redacted:TOKEN]" in left[0]
     assert left[0] == left[1]
+
+
+def key(seed: int) -> str:
+    rows = [base64.b64encode(random.Random(f"{seed} {row}").randbytes(30)).decode() for row in range(3)]
+    kind = "PRIVATE KEY-----"
+    return "\n".join(
+        [f"-----BEGIN {kind}", "+4tQ9vX", *rows, "1:", "", "  indented", "-7LmN", f"-----END {kind}"]
+    )
+
+
+@pytest.mark.parametrize("command", LINES, ids=lambda command: " ".join(command)[-30:])
+def test_a_value_of_several_lines_is_found_however_they_are_shown(command: list[str]) -> None:
+    texts = [printed(command, f"before\n{key(seed)}\nafter\n")[0] for seed in (1, 2)]
+    for level, size in ((0, 10_000), (0, 3), (1, 10_000), (2, 17)):
+        left = []
+        for seed, text in enumerate(texts, 1):
+            for nested in range(level):
+                text = json.dumps(text, ensure_ascii=nested == 0)
+            stream = Pieces(Redactor({"TOKEN": key(seed)}))
+            left.append("".join(stream.text(text[at : at + size]) for at in range(0, len(text), size)))
+        assert left[0] == left[1]
+        assert left[0].count("[redacted:TOKEN]") == 1
+        assert "after" in left[0]
+
+
+PUBLISHED = [
+    "https://", "postgres+psycopg://", "sk-ant-", "sk-ant-" + "api03-", "gh" + "p_", "github_" + "pat_",
+    "lin_" + "api_",    "AI" + "za", "sntry" + "s_", "dt" + "n_", "AK" + "IA", "-----BEGIN RSA " + "PRIVATE KEY-----",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PUBLISHED)
+@pytest.mark.parametrize(
+    "encoded", [str, quote, lambda text: text.encode().hex(), lambda text: text.encode().hex(" ")]
+)
+def test_how_credentials_begin_in_general_stays_in_pieces(prefix: str, encoded: Callable[[str], str]) -> None:
+    rest = "4tQ9vXcZ7LmN2bKpR8sWdYfH"
+    redactor = Redactor({"TOKEN": prefix + rest})
+    text, secret = encoded(f"see {prefix}... and {prefix}"), encoded(prefix + rest)
+    for at in range(len(text) + 1):
+        stream = Pieces(redactor)
+        assert stream.text(text[:at]) + stream.text(text[at:]) == text
+    for at in range(len(secret) + 1):
+        stream = Pieces(redactor)
+        left = stream.text(secret[:at]) + stream.text(secret[at:])
+        assert "[redacted:TOKEN]" in left
+        assert encoded(prefix + rest[:LEAST]) not in left
+        assert encoded(rest[-LEAST:]) not in left
+
+
+@pytest.mark.parametrize("size", [100, 12, 5, 1])
+def test_secrets_that_overlap_are_replaced_to_the_end_of_the_last(size: int) -> None:
+    text = "x4tQ9vXcZ7LmxYfHd2bKpR8sWy!"
+    stream = Pieces(Redactor({"A": text[:13], "B": text[1:20], "C": text[15:26]}))
+    left = "".join(stream.text(text[at : at + size]) for at in range(0, len(text), size))
+    assert left.endswith("!")
+    assert not any(text[at : at + LEAST] in left for at in range(len(text) - LEAST))
 
 
 @settings(max_examples=10)

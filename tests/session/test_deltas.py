@@ -35,7 +35,8 @@ def cut(text: str, at: list[int]) -> list[str]:
 def test_a_value_in_pieces_cannot_be_put_together(before: str, after: str, at: list[int]) -> None:
     text = f"{before} {VALUE} {after} {VALUE}"
     told = recorded(Deltas(Redactor({"GITHUB_TOKEN": VALUE})), cut(text, at))
-    for start in range(len(VALUE) - LEAST + 1):
+    assert VALUE[: 4 + LEAST] not in told  # four are the prefix that all such values have
+    for start in range(4, len(VALUE) - LEAST + 1):
         assert VALUE[start : start + LEAST] not in told
     assert "[redacted:GITHUB_TOKEN]" in told
     assert told.startswith(before)
