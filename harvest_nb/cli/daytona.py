@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harvest_nb.cli.common import Json, out, print_json
+from harvest_nb.cli.common import Json, err, out, print_json
 from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.machine.held import holding
 from harvest_nb.sandbox.base import reap_command
@@ -82,11 +83,13 @@ def _serving(port: int | None, key: str | None, new_key: bool) -> Iterator[Local
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(local_daytona(port=wanted or 0, key=key))
-        except EndpointError:
-            if port is not None or not wanted:
+        except EndpointError as error:
+            taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if port is not None or not wanted or not taken:
                 raise
             # Another stand-in has it, and keeps it: this one goes elsewhere, and comes back to it the next time.
             server = stack.enter_context(local_daytona(key=key))
+            err.print(f"Port {wanted} is taken; this stand-in is at {server.port}", highlight=False)
         else:
             if port is None and not wanted:
                 keep_port(server.port)

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """What the stand-in that starts next has of those before it; port 0 where none was chosen yet."""
+    """The key and the port of the stand-ins before, for the next one; port 0 where none was chosen yet."""
 
     key: str
     port: int = 0
@@ -48,7 +48,7 @@ def checked_key(key: str) -> str:
 
 
 def kept_path() -> Path:
-    """Return the file that holds them; whoever removes it gets a new key."""
+    """Return the path of the file that holds the key and the port. Without the file, a new key is made."""
     return cache_dir() / "daytona-local.json"
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from harvest_nb.daytona_local.kept import keep_port, kept
 from harvest_nb.daytona_local.machine import sweep
 from harvest_nb.engine import DockerClient
 from harvest_nb.snapshot import Snapshot
@@ -165,6 +167,21 @@ def test_what_a_killed_one_left_ends_by_itself_and_goes_when_another_starts(
         other.send_signal(signal.SIGTERM)
         assert other.wait(60) == 0
     assert containers(engine, held) == []
+
+
+def test_it_says_that_the_port_it_kept_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        kept()
+        keep_port(port)
+        with subprocess.Popen(
+            [*COMMAND, "daytona-local", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as server:
+            told = told_by(server)
+            server.terminate()
+            said = server.communicate(timeout=60)[1]
+    assert str(port) not in told["DAYTONA_API_URL"]
+    assert f"Port {port} is taken" in said
 
 
 def test_it_lists_what_may_go_wrong_and_refuses_what_it_does_not_know() -> None:

@@ -22,7 +22,8 @@ class Account:
     """A key for Daytona. `target` is the region; without one the organisation's own is used.
 
     Raises:
-        SettingsError: `api_url` is no web address.
+        TokenError: no request could carry `api_key`.
+        SettingsError: `api_url` is no web address, or holds a password.
     """
 
     api_key: SecretStr
@@ -30,11 +31,22 @@ class Account:
     target: str | None = None
 
     def __post_init__(self) -> None:
+        key = self.api_key.get_secret_value()
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise TokenError(
+                "Daytona's key (DAYTONA_API_KEY) holds characters that no request can carry, or none at all",
+                hint="copy it again from the Daytona dashboard",
+            )
         if not _is_web_address(self.api_url):
             # Not shown: it may be a key that was pasted into the wrong variable.
             raise SettingsError(
                 "Daytona's address (DAYTONA_API_URL) is no web address",
                 hint=f"give the address with http:// or https://, as in {DEFAULT_URL}",
+            )
+        if "@" in urlsplit(self.api_url).netloc:  # not shown either: errors and warnings tell the address
+            raise SettingsError(
+                "Daytona's address (DAYTONA_API_URL) holds a user's name or password",
+                hint=f"leave out what stands before the @, as in {DEFAULT_URL}; the key is DAYTONA_API_KEY's alone",
             )
 
     @property
@@ -50,8 +62,8 @@ def given_account(folder: Path | None = None) -> Account:
     `.env` too; the address may not, since it decides where the key is sent.
 
     Raises:
-        TokenError: there is no key.
-        SettingsError: the address is no web address.
+        TokenError: there is no key, or none that a request can carry.
+        SettingsError: the address is no web address, or holds a password.
     """
     base = folder or Path.cwd()
     values = {**dotenv_values(base / ".env"), **dotenv_values(base / ".env.local"), **os.environ}

@@ -14,7 +14,7 @@ from daytona.common.errors import create_daytona_error
 __all__ = ["LogTooLarge", "fetch_log"]
 
 
-class LogTooLarge(Exception):  # noqa: N818 - says what it is
+class LogTooLarge(Exception):  # noqa: N818 - a state of the log, not a mistake
     """A log is larger than it may be."""
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from harvest_nb.errors import SandboxError, TokenError
+from harvest_nb.errors import SandboxError, SettingsError, TokenError
 from harvest_nb.sandbox.daytona.account import DEFAULT_URL, Account
 
 __all__ = ["check_reached"]
@@ -27,11 +27,17 @@ async def check_reached(account: Account) -> None:
 
     Raises:
         TokenError: the key is refused.
+        SettingsError: there can be no host of that name.
         SandboxError: nothing answers there, or something that is not Daytona.
     """
     for pause in (*_PAUSES, None):
         try:
             return _judge(await _answer(account), account)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise SettingsError(
+                f"Daytona's address {account.api_url} (DAYTONA_API_URL) is no web address: {error}",
+                hint=_ADDRESS,
+            ) from error
         except httpx.TransportError as error:
             cause = _cause(error)
             if pause is None or isinstance(cause, (ssl.SSLError, socket.gaierror)):

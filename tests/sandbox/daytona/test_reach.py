@@ -62,6 +62,26 @@ def test_an_address_without_a_scheme_is_no_address(
     assert url not in str(caught.value)  # it may be the key
 
 
+@pytest.mark.parametrize("user", ["user:a-password", "a-password", ":a-password"])
+def test_an_address_with_a_password_is_refused_without_showing_it(user: str) -> None:
+    with pytest.raises(SettingsError, match="DAYTONA_API_URL") as caught:
+        at(f"http://{user}@127.0.0.1:9/api")
+    assert "a-password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "ключ", "two words", "line\nbreak", "é"])
+def test_a_key_that_no_request_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(TokenError, match="DAYTONA_API_KEY") as caught:
+        Account(SecretStr(key))
+    assert not key or key not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["xn--a", "a" * 64, "a..b", "\u0378.org"])
+async def test_a_host_that_cannot_be_is_said(host: str) -> None:
+    with pytest.raises((SettingsError, SandboxError), match=r"DAYTONA_API_URL|connect"):
+        await check_reached(at(f"http://{host}/api"))
+
+
 @given(st.text("htps:/.[]a1@ é", max_size=30))
 def test_any_text_is_an_address_or_refused(text: str) -> None:
     with contextlib.suppress(SettingsError):
