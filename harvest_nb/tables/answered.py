@@ -1,4 +1,4 @@
-"""Tokens by model, of rows and of results; and which model answered where another was asked for.
+"""Matches the models that a result names with those that answered.
 
 A gateway may map models. The CLI counts a response under the model that it asked for, a row names the one that
 answered: the result tells more of the one by the same tokens by which the rows show more of the other. That is one
@@ -17,7 +17,7 @@ from harvest_nb.prices import canonical_model
 from harvest_nb.prices.rates import undated
 from harvest_nb.tables.costs import UNITS
 
-__all__ = ["Asked", "Swap", "Tokens", "bare_name", "tokens_of", "under_answers"]
+__all__ = ["Asked", "Swap", "Tokens", "bare_name", "reassign_to_answering_models", "tokens_of"]
 
 _WRITES = ("cache_write_5m_tokens", "cache_write_1h_tokens")
 _COMPARED = ("input_tokens", *_WRITES, "cache_read_tokens", "output_tokens")
@@ -52,10 +52,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is known of the requests.
+    """Holds the models that were asked, and those that answered.
 
     Args:
-        models: what the main thread was started with.
+        models: models that the main thread was started with.
         answered: models that answered the main thread.
         unfinished: models of which a response has a placeholder for its output.
         complete: whether the result covers all rows: none are of earlier processes, or came after it.
@@ -99,21 +99,28 @@ def tokens_of(rows: Sequence[Mapping[str, Any]]) -> Tokens:
     return found
 
 
-def under_answers(rows: Tokens, told: Tokens, asked: Asked) -> tuple[Tokens, list[Swap]]:
-    """The counts that a result tells, under the models that answered; and each swap of models.
+def reassign_to_answering_models(
+    row_counts: Tokens, result_counts: Tokens, asked: Asked
+) -> tuple[Tokens, list[Swap]]:
+    """Return the result's counts under the models that answered, and each swap of models.
 
     Args:
-        rows: the counts of the responses.
-        told: those of the result.
+        row_counts: the counts of the responses.
+        result_counts: those of the result.
         asked: what is known of the requests.
     """
-    counts = {model: Counter(counter) for model, counter in told.counts.items()}
-    found = Tokens(counts, set(told.missing), set(told.unsplit), {**told.names, **rows.names})
-    _split_writes(rows, found)
-    swaps = list(_by_tokens(rows, found, asked.unfinished))
+    counts = {model: Counter(counter) for model, counter in result_counts.counts.items()}
+    found = Tokens(
+        counts,
+        set(result_counts.missing),
+        set(result_counts.unsplit),
+        {**result_counts.names, **row_counts.names},
+    )
+    _split_writes(row_counts, found)
+    swaps = list(_by_tokens(row_counts, found, asked.unfinished))
     done = {model for swap in swaps for model in (*swap.asked, *swap.answered)}
-    swaps += _by_name(rows, found, asked, done)
-    _split_writes(rows, found)
+    swaps += _by_name(row_counts, found, asked, done)
+    _split_writes(row_counts, found)
     named = [
         Swap(*(tuple(found.names[model] for model in group) for group in (swap.asked, swap.answered)))
         for swap in swaps
@@ -121,11 +128,13 @@ def under_answers(rows: Tokens, told: Tokens, asked: Asked) -> tuple[Tokens, lis
     return found, named
 
 
-def _by_tokens(rows: Tokens, told: Tokens, unfinished: Collection[str]) -> Iterator[Swap]:
-    """Swaps of the fewest models over which the result tells the same tokens as the rows, but not for each."""
-    unknown = {model for model, units in rows.missing | told.missing if units in _COMPARED}
-    models = (rows.counts.keys() | told.counts.keys()) - unknown - {""}
-    found = {model: _less(told.figures(model), rows.figures(model)) for model in sorted(models)}
+def _by_tokens(row_counts: Tokens, result_counts: Tokens, unfinished: Collection[str]) -> Iterator[Swap]:
+    """Yield swaps of the fewest models over which the result tells the same tokens as the rows, but not for each."""
+    unknown = {model for model, units in row_counts.missing | result_counts.missing if units in _COMPARED}
+    models = (row_counts.counts.keys() | result_counts.counts.keys()) - unknown - {""}
+    found = {
+        model: _less(result_counts.figures(model), row_counts.figures(model)) for model in sorted(models)
+    }
     more = {
         model: found[model] for model in sorted(found, key=lambda name: -sum(map(abs, found[name])))[:_MOST]
     }
@@ -142,70 +151,74 @@ def _by_tokens(rows: Tokens, told: Tokens, unfinished: Collection[str]) -> Itera
             fits = output == 0 or (output > 0 and waiting and any(any(more[model][:-1]) for model in group))
             if any(prompts) or not fits or not answered:
                 continue
-            _tell_as_rows(rows, told, (*answered, *(model for model in asked if model not in answered)))
+            _take_row_counts(
+                row_counts, result_counts, (*answered, *(model for model in asked if model not in answered))
+            )
             if output:
-                told.counts[waiting[0]]["output_tokens"] += output
+                result_counts.counts[waiting[0]]["output_tokens"] += output
             more = {model: figures for model, figures in more.items() if model not in group}
             yield Swap(asked, answered)
 
 
-def _tell_as_rows(rows: Tokens, told: Tokens, models: _Names) -> None:
-    """Let the result tell of `models` what the rows show; searches that it tells beyond them are the first one's."""
-    searches = sum(told.counts.get(model, Counter())[_SEARCHES] for model in models)
-    silent = any((model, _SEARCHES) in told.missing for model in models)
+def _take_row_counts(row_counts: Tokens, result_counts: Tokens, models: _Names) -> None:
+    """Replace the result's counts of `models` by the rows' counts; add surplus searches to the first."""
+    searches = sum(result_counts.counts.get(model, Counter())[_SEARCHES] for model in models)
+    silent = any((model, _SEARCHES) in result_counts.missing for model in models)
     for model in models:
-        told.counts[model] = Counter(rows.counts.get(model, Counter()))
-        searches -= told.counts[model][_SEARCHES]
-        told.unsplit.discard(model)
+        result_counts.counts[model] = Counter(row_counts.counts.get(model, Counter()))
+        searches -= result_counts.counts[model][_SEARCHES]
+        result_counts.unsplit.discard(model)
         if silent:
-            told.missing.add((model, _SEARCHES))
-    told.counts[models[0]][_SEARCHES] += max(searches, 0)
+            result_counts.missing.add((model, _SEARCHES))
+    result_counts.counts[models[0]][_SEARCHES] += max(searches, 0)
 
 
-def _by_name(rows: Tokens, told: Tokens, asked: Asked, done: Collection[str]) -> Iterator[Swap]:
-    """Swaps of a model that the main thread asked for and others that answered it.
+def _by_name(
+    row_counts: Tokens, result_counts: Tokens, asked: Asked, done: Collection[str]
+) -> Iterator[Swap]:
+    """Yield swaps of a model that the main thread asked for and others that answered it.
 
     The tokens may differ then: requests without a row, or rows of a process without a result.
     """
-    for name in sorted((set(asked.models) & told.counts.keys()) - set(done)):
-        own = rows.counts.get(name, Counter())
+    for name in sorted((set(asked.models) & result_counts.counts.keys()) - set(done)):
+        own = row_counts.counts.get(name, Counter())
         answered = tuple(
             model
             for model in sorted(set(asked.answered) - set(asked.models) - set(done) - {""})
-            if any(count > 0 for count in _less(rows.figures(model), told.figures(model)))
-            and not (own and model in told.counts)
+            if any(count > 0 for count in _less(row_counts.figures(model), result_counts.figures(model)))
+            and not (own and model in result_counts.counts)
         )
         if not answered or (own and not asked.complete):
             continue
-        before = sum(told.counts[name].values())
+        before = sum(result_counts.counts[name].values())
         for model in answered:
-            _move(rows, told, name, model, everything=len(answered) == 1 and not own)
-        if sum(told.counts[name].values()) < before:
+            _move(row_counts, result_counts, name, model, everything=len(answered) == 1 and not own)
+        if sum(result_counts.counts[name].values()) < before:
             yield Swap((name,), answered)
 
 
-def _move(rows: Tokens, told: Tokens, name: str, model: str, *, everything: bool) -> None:
-    """Tell under `model` what is told of `name` beyond its rows: `everything`, or as much as `model` has rows for."""
-    source, target = told.counts[name], told.counts.setdefault(model, Counter())
+def _move(row_counts: Tokens, result_counts: Tokens, name: str, model: str, *, everything: bool) -> None:
+    """Move the result's surplus of `name` to `model`: `everything`, or as much as `model` has rows for."""
+    source, target = result_counts.counts[name], result_counts.counts.setdefault(model, Counter())
     for units in UNITS.values():
-        part = source[units] - rows.counts.get(name, Counter())[units]
+        part = source[units] - row_counts.counts.get(name, Counter())[units]
         if not everything:
-            part = min(part, rows.counts[model][units] - target[units])
+            part = min(part, row_counts.counts[model][units] - target[units])
         source[units] -= max(part, 0)
         target[units] += max(part, 0)
-        if (name, units) in told.missing:
-            told.missing.add((model, units))
-    if name in told.unsplit:
-        told.unsplit.add(model)
+        if (name, units) in result_counts.missing:
+            result_counts.missing.add((model, units))
+    if name in result_counts.unsplit:
+        result_counts.unsplit.add(model)
 
 
-def _split_writes(rows: Tokens, told: Tokens) -> None:
+def _split_writes(row_counts: Tokens, result_counts: Tokens) -> None:
     """Split cache writes that a result tells in sum only as the rows do; the rest was for 5 minutes."""
     five, hour = _WRITES
-    for model in told.unsplit:
-        counter = told.counts[model]
+    for model in result_counts.unsplit:
+        counter = result_counts.counts[model]
         whole = counter[five] + counter[hour]
-        counter[hour] = min(rows.counts.get(model, Counter())[hour], whole)
+        counter[hour] = min(row_counts.counts.get(model, Counter())[hour], whole)
         counter[five] = whole - counter[hour]
 
 

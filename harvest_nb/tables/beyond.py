@@ -1,4 +1,4 @@
-"""What is known of a run's cost beyond the usage of its responses: rows of `costs`, and what of it is a problem."""
+"""Makes rows of `costs` for what a run cost beyond its rows of usage, and notes the problems of its results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def silent_rows(run: Run, silent: list[Item]) -> list[_Row]:
 
 
 def missing_rows(run: Run, outcome: Reconciled, account: Account) -> list[_Row]:
-    """What the result reports beyond the rows, as rows of `costs`: no response can be named for it."""
+    """Return rows of `costs` for the tokens that the result reports beyond the rows, without naming a response."""
     models = [row["model"] for row in account.usage if row["model"]]
     model = Counter(models).most_common(1)[0][0] if models else next(
         (item.model for item in run.story if item.model), None
@@ -52,8 +52,8 @@ def missing_rows(run: Run, outcome: Reconciled, account: Account) -> list[_Row]:
     return [{**place, **fixed, **row} for row in outcome.missing]
 
 
-def note_rest(run: Run, told: Report, rest: list[_Row], notes: list[Problem]) -> None:
-    """Each model of which the result reports more than the rows, and nobody knows at what price."""
+def note_rest(run: Run, told: Report, outcome: Reconciled, rest: list[_Row], notes: list[Problem]) -> None:
+    """Note each model of which the result reports tokens without a price, and the counts that it leaves out."""
     for model in sorted({str(row["model"]) for row in rest if row["cost_usd"] is None}):
         parts = ", ".join(row["component"] for row in rest if str(row["model"]) == model)
         detail = (
@@ -62,14 +62,22 @@ def note_rest(run: Run, told: Report, rest: list[_Row], notes: list[Problem]) ->
         )
         path, line, offset = _end(run, told)
         notes.append(Problem(path, "unpriced_rest", detail, line, offset, run_id=run.run_id))
+    if outcome.uncounted and not told.lone_state:
+        parts = ", ".join(f"{component} of {model}" for model, component in outcome.uncounted)
+        detail = (
+            f"the result has no count for {parts}: tokens beyond the rows are left out there, and the run's cost is a "
+            "lower bound; `runs.cost_reported_usd` is what was reported"
+        )
+        path, line, offset = _end(run, told)
+        notes.append(Problem(path, "count_missing", detail, line, offset, run_id=run.run_id))
 
 
 def note_result(run: Run, told: Report, outcome: Reconciled, notes: list[Problem]) -> None:
-    """Figures of the results that are none, models that were not asked for, and what has no reason."""
-    for one in told.results:
-        for reason, said in odd_figures(one.item):
-            place = (one.item.line, one.item.offset)
-            notes.append(Problem(one.item.file, reason, said, *place, run_id=run.run_id))
+    """Note invalid figures, swapped models and unexplained residuals."""
+    for result in told.results:
+        for reason, detail in odd_figures(result.item):
+            place = (result.item.line, result.item.offset)
+            notes.append(Problem(result.item.file, reason, detail, *place, run_id=run.run_id))
     for swap in outcome.swaps:
         detail = (
             f"the result counts {', '.join(swap.asked)}, which was asked for, and {', '.join(swap.answered)} "

@@ -176,7 +176,12 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
             "`source` of those rows; `none`: the cost is not known",
             ("rows", "result", "both", "none"),
         ),
-        _C("cost_is_lower_bound", "bool", "", "true where `cost_usd` leaves out tokens nobody counted"),
+        _C(
+            "cost_is_lower_bound",
+            "bool",
+            "",
+            "true where `cost_usd` leaves out tokens whose number is not known",
+        ),
         _C(
             "cost_rows_usd",
             "usd",

@@ -16,8 +16,16 @@ from harvest_nb.machine.locks import is_locked
 from harvest_nb.tables.items import Item, ItemReader, is_recording
 from harvest_nb.tables.known import STREAM_TYPES, TRANSCRIPT_TYPES
 from harvest_nb.tables.problems import Problem, Problems
-from harvest_nb.tables.read import read_json, values_in
-from harvest_nb.tables.sources import SAVED, find, is_outside, plain_name, read_content, saved_records
+from harvest_nb.tables.read import Line, read_json, values_in
+from harvest_nb.tables.sources import (
+    SAVED,
+    find,
+    is_no_file,
+    leads_outside,
+    plain_name,
+    read_content,
+    saved_records,
+)
 from harvest_nb.tables.values import as_dict, as_int, as_list, as_str, as_time
 
 __all__ = ["FileRead", "Gathered", "Run", "gather"]
@@ -55,8 +63,8 @@ class Run:
     agents: dict[str, str] = field(default_factory=dict)
     """Sub-agent id by the id of the tool call that started it."""
     session_id: str | None = None
-    metered: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of its `endpoint.jsonl`."""
+    metered: list[tuple[Path, Line]] = field(default_factory=list)
+    """The lines of its `endpoint.jsonl`, each with the file's path."""
 
     @property
     def origin(self) -> datetime | None:
@@ -90,6 +98,7 @@ def gather(
     found = find(paths, follow_links=follow_links)
     problems.add_all(_left_out(found.left_out))
     problems.add_all(_outside(found.outside))
+    problems.add_all(_no_files(found.no_files))
     runs: dict[str, Run] = {}
     files: list[FileRead] = []
     read_folders = [_run_folder(folder, problems, follow_links) for folder in found.folders]
@@ -102,8 +111,8 @@ def gather(
         runs[run.run_id] = run
         files += read
     logs: list[FileRead] = []
-    for path in sorted(found.files):
-        read_one = _read(path)
+    for path in sorted([*found.files, *found.pipes]):
+        read_one = _read(path, named_pipe=path in found.pipes)
         problems.add_all(read_one.problems)
         logs.append(read_one)
     for run in _by_session(logs):
@@ -118,10 +127,13 @@ def gather(
 def _run_folder(path: Path, problems: Problems, follow_links: bool) -> tuple[Run, list[FileRead]]:
     mine = Problems(strict=problems.strict)
     entries = set(path.iterdir())
-    if follow_links or not is_outside(path / "transcript", path):
+    if follow_links or not leads_outside(path / "transcript", path):
         entries.update((path / "transcript").rglob("*"))
-    outside = set() if follow_links else {item for item in entries if is_outside(item, path)}
+    outside = set() if follow_links else {item for item in entries if leads_outside(item, path)}
+    no_files = {item for item in entries - outside if is_no_file(item)}
     mine.add_all(_outside(sorted(outside)))
+    mine.add_all(_no_files(sorted(no_files)))
+    entries -= outside | no_files
     meta = {} if path / "run.json" in outside else read_json(path / "run.json", mine)
     schema = as_int(meta.get("schema"))
     if schema is not None and schema > _SCHEMA:
@@ -130,25 +142,32 @@ def _run_folder(path: Path, problems: Problems, follow_links: bool) -> tuple[Run
         )
     if meta.get("status") == "running":
         meta["status"] = _status_without_end(path, meta)
-        if meta["status"] != "running":
+        if meta["status"] == "died":
             detail = "the process that recorded it ended before it could say how the run ended"
             mine.add(Problem(path / "run.json", "killed", detail, salvaged=True))
+        elif meta["status"] == "unknown":
+            detail = (
+                "it says that the run goes on; in a copy of the folder, or where the stream's lock cannot be read, "
+                "nothing tells whether it does"
+            )
+            mine.add(Problem(path / "run.json", "end_unknown", detail, salvaged=True))
     for said in as_list(meta.get("problems")):
         mine.add(Problem(path / "run.json", "recorder", str(said)))
     for name in ("created", "started", "ended"):
         if meta.get(name) is not None and as_time(meta[name]) is None:
             mine.add(Problem(path / "run.json", "bad_time", f"`{name}` is no time: left out", salvaged=True))
     run = Run(as_str(meta.get("run_id")) or path.name, path, "run_folder", meta)
-    streams = [item for item in sorted(entries - outside) if item.parent == path and _is_stream(item)]
+    streams = [item for item in sorted(entries) if item.parent == path and _is_stream(item)]
     if not streams:
         mine.add(Problem(path / "stream.jsonl", "missing_file", "stream.jsonl is missing"))
     read = [_read(item, recording=True) for item in streams]
     run.story = _recorded([item for one in read for item in one.items], path / "stream.jsonl", mine)
-    for item in sorted(entries - outside):
+    for item in sorted(entries):
         if item.parent == path and plain_name(item) == "endpoint.jsonl":
             content = read_content(item, mine)
-            run.metered += [line.value for line in values_in(item, content.data if content else b"", mine)]
-    inside = sorted(item for item in entries - outside if item.parent != path)
+            lines = values_in(item, content.data if content else b"", mine)
+            run.metered += [(item, line) for line in lines]
+    inside = sorted(item for item in entries if item.parent != path)
     rows = [
         _read(item)
         for item in inside
@@ -203,8 +222,14 @@ def _status_without_end(path: Path, meta: dict[str, Any]) -> str:
 
 def _outside(paths: Iterable[Path]) -> Iterator[Problem]:
     for path in paths:
-        detail = "a link that leads out of the path that was given, or no regular file: left out"
-        yield Problem(path, "outside", f"{detail}. `follow_links=True` follows links")
+        detail = "a link that leads out of the path that was given: left out. `follow_links=True` follows it"
+        yield Problem(path, "outside", detail)
+
+
+def _no_files(paths: Iterable[Path]) -> Iterator[Problem]:
+    for path in paths:
+        detail = "a pipe, socket or device, no regular file: left out. A pipe that is itself named is read"
+        yield Problem(path, "not_a_file", detail)
 
 
 def _left_out(paths: Iterable[Path]) -> Iterator[Problem]:
@@ -248,20 +273,20 @@ def _told(items: list[Item]) -> list[Item]:
     return [item for _, _, item in keyed]
 
 
-def _read(path: Path, *, recording: bool = False) -> FileRead:
+def _read(path: Path, *, recording: bool = False, named_pipe: bool = False) -> FileRead:
     problems = Problems()
     try:
-        return _read_whole(path, problems, recording)
+        return _read_whole(path, problems, recording, named_pipe)
     except (MemoryError, RecursionError) as error:
         problems.add(Problem(path, "unreadable_file", f"{path.name}: {type(error).__name__}"))
         return FileRead(path, {"path": str(path), "kind": "unreadable"}, [], problems)
 
 
-def _read_whole(path: Path, problems: Problems, recording: bool) -> FileRead:
+def _read_whole(path: Path, problems: Problems, recording: bool, named_pipe: bool) -> FileRead:
     name = plain_name(path)
     stem = name.split(".")[0]
     agent = stem.removeprefix("agent-") if stem.startswith("agent-") else None
-    content = read_content(path, problems)
+    content = read_content(path, problems, named_pipe=named_pipe)
     if content is None:
         return FileRead(path, {"path": str(path), "kind": "unreadable"}, [], problems)
     reader = ItemReader(path, agent=agent, recording=recording)

@@ -163,7 +163,7 @@ class _Tabulation:
             costs += silent_rows(run, silent)
         # A transcript's own account goes back to the sessions it was forked from: the rows say what is new.
         rest = [] if told.lone_state else missing_rows(run, outcome, account)
-        note_rest(run, told, rest, notes)
+        note_rest(run, told, outcome, rest, notes)
         costs += rest
         self._check_sum(run, costs, owned, notes)
         out["usage"].extend({k: v for k, v in row.items() if k != "response"} for row in owned)
@@ -182,7 +182,7 @@ class _Tabulation:
             "resumed_from": Counter(copied.values()).most_common(1)[0][0] if copied else None,
         }
         row = run_row(run, counts, outcome, told, self.prices, not_final=len(not_final), costs=costs)
-        metered = list(endpoint_rows(run, self.prices))
+        metered = list(endpoint_rows(run, self.prices, notes))
         note_difference(run, metered, results, notes)
         row["cost_endpoint_usd"] = total(one["cost_usd"] for one in metered) if metered else None
         out["runs"].append(row)
@@ -221,7 +221,7 @@ class _Tabulation:
             notes.append(Problem(first.file, "missing_usage", detail, *place, run_id=run.run_id))
 
     def _check_sum(self, run: Run, costs: list[_Row], owned: list[_Row], notes: list[Problem]) -> None:
-        """No run that costs more than a column can hold: in none of the frames, so that all sums agree."""
+        """Blank all costs of a run whose sum exceeds 1,000,000 USD, so that all sums agree."""
         amount = sum((row["cost_usd"] or Decimal(0) for row in costs), Decimal(0))
         if amount < _TOO_MUCH:
             return
@@ -231,7 +231,7 @@ class _Tabulation:
         notes.append(Problem(run.path, "amount_too_large", detail, run_id=run.run_id))
 
     def _check_amounts(self) -> None:
-        """No amount that a column cannot hold: only nonsense in a file, added up, comes to that much."""
+        """Blank amounts above 1,000,000 USD in all frames: only nonsense in a file, added up, comes to that much."""
         paths = {key: run.path for run in self.runs for key in (run.session_id, run.run_id) if key}
         for name, columns in _AMOUNTS.items():
             for row in self.out[name]:

@@ -1,4 +1,4 @@
-"""`endpoint_usage`: what passed the proxy before an endpoint, beside what the CLI reports.
+"""Tabulates the endpoint proxy's usage and compares it with the CLI's.
 
 Whatever runs in a sandbox can ask the endpoint, and the CLI knows only of what it asked itself.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harvest_nb.prices import PriceTable
-from harvest_nb.tables.costs import priced
+from harvest_nb.tables.costs import price_usage, priced
 from harvest_nb.tables.folder import Run
 from harvest_nb.tables.problems import Problem
 from harvest_nb.tables.values import as_str, as_total, from_epoch
@@ -20,23 +20,24 @@ _WRITES = ("cache_write_5m_tokens", "cache_write_1h_tokens")
 _TOKENS = ("input_tokens", "output_tokens", *_WRITES, "cache_read_tokens")
 
 
-def endpoint_rows(run: Run, prices: PriceTable) -> Iterator[dict[str, Any]]:
-    """Yield a row for each line of a run folder's `endpoint.jsonl`."""
-    for said in run.metered:
-        counts = {name: as_total(said.get(name)) or 0 for name in _TOKENS}
-        model, time = as_str(said.get("model")), from_epoch(said.get("t"))
-        prompt = sum(count for name, count in counts.items() if name != "output_tokens")
-        rates = prices.rates(model or "", when=time, prompt_tokens=prompt)
-        cost = priced({**counts, "web_search_requests": 0}, rates)
-        final = said.get("final") is not False
-        yield {
-            "run_id": run.run_id,
-            "time": time,
-            "model": model,
+def endpoint_rows(run: Run, prices: PriceTable, notes: list[Problem]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each line of a run folder's `endpoint.jsonl`, and note each count that is none.
+
+    The proxy leaves out the counts that an answer does not name: these are 0.
+    """
+    for path, line in run.metered:
+        counts = {name: as_total(line.value.get(name, 0)) for name in _TOKENS}
+        for name in (name for name, count in counts.items() if count is None):
+            detail = f"{name} is {str(line.value[name])[:40]}: no count, so it is taken as missing"
+            notes.append(Problem(path, "bad_count", detail, line.number, line.offset, run_id=run.run_id))
+        row = {
+            "model": as_str(line.value.get("model")),
+            "time": from_epoch(line.value.get("t")),
             **counts,
-            "is_final": final,
-            "cost_usd": cost,
+            "is_final": line.value.get("final") is not False,
         }
+        cost = priced({**row, "web_search_requests": 0}, price_usage(row, prices))
+        yield {"run_id": run.run_id, **row, "cost_usd": cost}
 
 
 def note_difference(
@@ -51,16 +52,17 @@ def note_difference(
     last = [row for row in results if row["is_last"]]
     if not rows or not last:
         return
-    pairs = {
-        "input": _pair(rows, last, "input_tokens"),
-        "output": _pair(rows, last, "output_tokens"),
-        "cache write": (
-            sum(row[name] for row in rows for name in _WRITES),
-            sum(row["cache_write_tokens"] or 0 for row in last),
-        ),
-        "cache read": _pair(rows, last, "cache_read_tokens"),
+    columns = {
+        "input": (("input_tokens",), "input_tokens"),
+        "output": (("output_tokens",), "output_tokens"),
+        "cache write": (_WRITES, "cache_write_tokens"),
+        "cache read": (("cache_read_tokens",), "cache_read_tokens"),
     }
-    parts = [f"{name} {here:,} against {there:,}" for name, (here, there) in pairs.items() if here != there]
+    parts: list[str] = []
+    for name, (metered, reported) in columns.items():
+        here, there = _sum(rows, *metered), _sum(last, reported)
+        if here is not None and there is not None and here != there:
+            parts.append(f"{name} {here:,} against {there:,}")
     if parts:
         detail = (
             f"in {len(rows):,} requests the endpoint counted other tokens than the CLI reports ({', '.join(parts)}): "
@@ -69,5 +71,7 @@ def note_difference(
         notes.append(Problem(run.path, "endpoint_usage_differs", detail, run_id=run.run_id))
 
 
-def _pair(rows: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]], name: str) -> tuple[int, int]:
-    return sum(row[name] for row in rows), sum(row[name] or 0 for row in last)
+def _sum(rows: Sequence[Mapping[str, Any]], *names: str) -> int | None:
+    """Return the sum of columns of `rows`; `None` where a count is missing, and nothing can be compared."""
+    counts = [row[name] for row in rows for name in names]
+    return None if None in counts else sum(counts)

@@ -1,4 +1,4 @@
-"""Reported against counted cost, run by run, with a reason for every difference."""
+"""Compares reported with counted cost, run by run, and names a reason for every difference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from harvest_nb.prices import PriceTable, Rates
-from harvest_nb.tables.answered import Asked, Swap, Tokens, bare_name, tokens_of, under_answers
+from harvest_nb.tables.answered import Asked, Swap, Tokens, bare_name, reassign_to_answering_models, tokens_of
 from harvest_nb.tables.costs import UNITEMISED, UNITS, total
 
 __all__ = ["EXPLAINED_BELOW", "REASONS", "TOLERANCE", "Account", "Reconciled", "reconcile"]
@@ -45,7 +45,7 @@ REASONS: Mapping[str, str] = {
 
 @dataclass
 class Account:
-    """What is known about one run's cost.
+    """Holds the rows and figures from which one run's cost is told.
 
     Args:
         usage: its rows of `usage`, those that another run counts included.
@@ -89,7 +89,7 @@ class Account:
 
     @property
     def requests(self) -> Asked:
-        """What is known of the requests."""
+        """Return the models that were asked, and those that answered."""
         answered = {bare_name(row["model"]) for row in self.usage if row["agent"] == "main"}
         complete = not self.after_result and not self.resumed
         return Asked({bare_name(model) for model in self.asked}, answered, self.unfinished, complete)
@@ -112,6 +112,8 @@ class Reconciled:
     """What the result reports and no row shows, as rows of `costs` without their place."""
     swaps: Sequence[Swap] = ()
     """Models that were asked for, and those that answered."""
+    uncounted: Sequence[tuple[str, str]] = ()
+    """Models and components of which the result leaves the count out, and `missing` has no amount for it."""
 
     @property
     def residual(self) -> Decimal | None:
@@ -131,17 +133,20 @@ class Reconciled:
 
 def reconcile(account: Account, prices: PriceTable) -> Reconciled:
     """Set the three figures side by side and find the reason why they differ."""
-    last, used, counted = account.last, _Used.of(account.usage), tokens_of(account.usage)
+    last, used, row_counts = account.last, _Used.of(account.usage), tokens_of(account.usage)
     rows = total(row["cost_usd"] for row in account.usage)
     if account.silent and account.reported is None:
         rows = None  # with a result, that says the rest
     model_usage = total(row["cost_usd"] for row in last) if last else None
     as_asked = tokens_of(last)
-    told, swaps = under_answers(counted, as_asked, account.requests) if last else (as_asked, [])
-    repriced = _reprice(told, used, prices) if last else None
+    result_counts, swaps = (
+        reassign_to_answering_models(row_counts, as_asked, account.requests) if last else (as_asked, [])
+    )
+    repriced = _reprice(result_counts, used, prices) if last else None
     parts: dict[str, Decimal] = {}
     missing: list[dict[str, Any]] = []
-    for reason, amount, row in _differences(account, counted, told, used, prices) if last else ():
+    uncounted: list[tuple[str, str]] = []
+    for reason, amount, row in _differences(account, row_counts, result_counts, used, prices) if last else ():
         if amount is not None:
             parts[reason] = parts.get(reason, Decimal(0)) + amount
         if row is not None:
@@ -151,15 +156,21 @@ def reconcile(account: Account, prices: PriceTable) -> Reconciled:
         # Where this table has no price for the model that was asked, the CLI's own figure says it.
         amount = _less(model_usage if asked is None else asked, repriced)
         parts["answered_by_another_model"] = amount or Decimal(0)
-    reason, unexplained = _reason(account, used, rows, repriced, model_usage, told, parts)
+    reason, unexplained = _reason(account, used, rows, repriced, model_usage, result_counts, parts)
     more = _less(account.reported, rows)
     if reason == "equal" or rows is None:
         missing = []
-    elif (not last or (told.missing and not swaps and reason != "cli_price_unknown")) and more is not None:
+    elif (
+        not last or (as_asked.missing and not swaps and reason != "cli_price_unknown")
+    ) and more is not None:
         # There are no tokens to compare, or not all.
         missing = [_unitemised(more)] if more > TOLERANCE else []
+    else:
+        uncounted = _left_out(as_asked)
+        if more is not None and not swaps and not unexplained and _covers(account, row_counts, result_counts):
+            missing = _with_reported_rest(missing, more)
     return Reconciled(
-        rows, model_usage, account.reported, repriced, reason, parts, unexplained, missing, swaps
+        rows, model_usage, account.reported, repriced, reason, parts, unexplained, missing, swaps, uncounted
     )
 
 
@@ -169,7 +180,7 @@ def _reason(
     rows: Decimal | None,
     repriced: Decimal | None,
     model_usage: Decimal | None,
-    told: Tokens,
+    result_counts: Tokens,
     parts: Mapping[str, Decimal],
 ) -> tuple[str, Decimal | None]:
     """The largest reason, and the USD that none accounts for."""
@@ -195,9 +206,9 @@ def _reason(
         reason = _reason_without_tokens(account, residual)
         return reason, residual if reason == "unexplained" else Decimal(0)
     if repriced is None:
-        if any(used.given(model) is None for model in told.counts):
+        if any(used.given(model) is None for model in result_counts.counts):
             return "mixed_prices", drift
-        return _without_cost(told), drift  # of a model that only the result names
+        return _without_cost(result_counts), drift  # of a model that only the result names
     # What the same tokens cost at the CLI's prices and at this table's.
     swapped = parts.get("answered_by_another_model", Decimal(0))
     known = {**parts, "price_table_differs": reported - drift - repriced - swapped}
@@ -221,19 +232,19 @@ def _reason_without_tokens(account: Account, residual: Decimal) -> str:
 
 
 def _differences(
-    account: Account, counted: Tokens, told: Tokens, used: _Used, prices: PriceTable
+    account: Account, row_counts: Tokens, result_counts: Tokens, used: _Used, prices: PriceTable
 ) -> Iterator[tuple[str, Decimal | None, dict[str, Any] | None]]:
     """Reason, USD and missing row of every count in which the rows and the result differ."""
     unfinished = account.unfinished
-    for model in sorted(counted.counts.keys() | told.counts.keys()):
-        name = told.names[model]
+    for model in sorted(row_counts.counts.keys() | result_counts.counts.keys()):
+        name = result_counts.names[model]
         rates = used.rates(model, name, prices)
-        mine, theirs = (side.counts.get(model, Counter()) for side in (counted, told))
+        recorded, reported = (side.counts.get(model, Counter()) for side in (row_counts, result_counts))
         for component, units in UNITS.items():
-            more = theirs[units] - mine[units]
-            if not more or (model, units) in counted.missing | told.missing:
+            more = reported[units] - recorded[units]
+            if not more or (model, units) in row_counts.missing | result_counts.missing:
                 continue
-            reason = _why(account, model, component, more, counted, unfinished)
+            reason = _why(account, model, component, more, row_counts, unfinished)
             amount = rates.cost(component, abs(more)) if rates else None
             row = None
             if more > 0:
@@ -249,7 +260,7 @@ def _differences(
 
 
 def _why(
-    account: Account, model: str, component: str, more: int, counted: Tokens, unfinished: Collection[str]
+    account: Account, model: str, component: str, more: int, row_counts: Tokens, unfinished: Collection[str]
 ) -> str:
     if more < 0:
         return "resumed_process" if account.resumed else "rows_not_in_result"
@@ -259,12 +270,12 @@ def _why(
         return "placeholder_output"
     if account.lone_agents:
         return "subagents_not_recorded"
-    return "background_model" if model not in counted.counts else "requests_not_recorded"
+    return "background_model" if model not in row_counts.counts else "requests_not_recorded"
 
 
 @dataclass(frozen=True)
 class _Used:
-    """What the rows of `usage` say of each model, by its undated name, gathered once."""
+    """Gathers the time and conditions of each model's rows of `usage`, by its undated name."""
 
     first: Mapping[str, Any]
     """Time of its first response; that of all models is under the empty name."""
@@ -290,26 +301,55 @@ class _Used:
         return None if given is None else prices.rates(name, when=when, **given)
 
     def given(self, model: str) -> dict[str, Any] | None:
-        """What the prices of all of a model's responses hang on; `None` where it was not the same for all."""
+        """Return the conditions that set the prices of a model's responses; `None` where they differ."""
         found = self.conditions.get(model, {()})
         return dict(next(iter(found))) if len(found) == 1 else None
 
 
-def _reprice(told: Tokens, used: _Used, prices: PriceTable) -> Decimal | None:
+def _reprice(result_counts: Tokens, used: _Used, prices: PriceTable) -> Decimal | None:
     """`modelUsage` at this table's prices; `None` where that cannot be said.
 
     Its figures are sums over requests, so what depends on the single request is unknown: the premium for
     long prompts, and fast mode where not all were in it.
     """
     amounts: list[Decimal | None] = []
-    for model, counter in told.counts.items():
-        rates = used.rates(model, told.names[model], prices)
+    for model, counter in result_counts.counts.items():
+        rates = used.rates(model, result_counts.names[model], prices)
         for component, units in UNITS.items():
-            if (model, units) in told.missing:
+            if (model, units) in result_counts.missing:
                 return None
             if counter[units]:
                 amounts.append(rates.cost(component, counter[units]) if rates else None)
     return total(amounts)
+
+
+def _left_out(result_counts: Tokens) -> list[tuple[str, str]]:
+    """Return the models and components of which a result leaves the count out."""
+    names = {units: component for component, units in UNITS.items()}
+    return sorted((result_counts.names[model], names[units]) for model, units in result_counts.missing)
+
+
+def _covers(account: Account, row_counts: Tokens, result_counts: Tokens) -> bool:
+    """Return whether the reported cost is at list prices and includes every row."""
+    return (
+        all(row["cost_basis"] == "list" for row in account.last)
+        and not account.after_result
+        and not any(
+            counter - result_counts.counts.get(model, Counter())
+            for model, counter in row_counts.counts.items()
+        )
+    )
+
+
+def _with_reported_rest(missing: list[dict[str, Any]], more: Decimal) -> list[dict[str, Any]]:
+    """Replace rows without a price by one row with the rest of `more`, unless the priced rows exceed it."""
+    priced = [row for row in missing if row["cost_usd"] is not None]
+    rest = more - sum((row["cost_usd"] for row in priced), Decimal(0))
+    if len(priced) == len(missing) or rest < -TOLERANCE:
+        return missing
+    models = {row["model"] for row in missing if row["cost_usd"] is None}
+    model = {"model": models.pop()} if len(models) == 1 else {}
+    return [*priced, {**_unitemised(rest), **model}] if rest > TOLERANCE else priced
 
 
 def _unitemised(amount: Decimal) -> dict[str, Any]:

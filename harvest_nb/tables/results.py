@@ -162,7 +162,7 @@ def _sums(models: Mapping[str, Any]) -> _Sums:
 
 
 def _own_tokens(item: Item) -> _Sums | None:
-    """What a result says its own main thread used, as `_KEYS` have it; `None` where it does not say all."""
+    """Return the tokens of a result's own main thread, in the order of `_KEYS`; `None` if one is missing."""
     found = counts(as_dict(item.whole.get("usage")))
     own = [found[key] for key in ("input_tokens", "output_tokens", "cache_read_tokens")]
     written = [found[key] for key in ("cache_write_5m_tokens", "cache_write_1h_tokens")]
@@ -180,7 +180,7 @@ def _figures(usage: dict[str, Any]) -> dict[str, Any]:
 
 
 def _since(cost: Decimal | None, older: Decimal) -> Decimal | None:
-    """What was added to an amount; `None` where it has become less by more than the CLI's floats may be off."""
+    """Return the amount added since `older`; `None` where it is less by more than the CLI's floats may be off."""
     return None if cost is None or older - cost > _NOISE else max(cost - older, Decimal(0))
 
 
@@ -189,7 +189,7 @@ def _cost_of(carried: _Carried) -> Decimal:
 
 
 def _carried(first: Item) -> dict[str, dict[str, Any]]:
-    """What the first result of a process says beyond its own work, by model."""
+    """Return the figures that the first result of a process carried over from earlier ones, by model."""
     step = first.whole.get("model_usage_since_last_result")
     if not isinstance(step, dict):
         return {}

@@ -160,10 +160,16 @@ def session_rows(runs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _is_bound(outcome: Reconciled, told: Report, not_final: int) -> bool:
-    """Whether tokens are left out that nobody counted: no result tells the rest of a placeholder, or of a process."""
-    if outcome.reported is None or told.lone_state:
+    """Return whether `cost_usd` leaves out tokens: of a placeholder, a process without a result, a missing count."""
+    if told.lone_state:
         return not_final > 0
-    return outcome.reason in ("rows_after_result", "resumed_process", "rows_not_in_result")
+    if outcome.reported is None:
+        return not_final > 0 or bool(outcome.uncounted)
+    return bool(outcome.uncounted) or outcome.reason in (
+        "rows_after_result",
+        "resumed_process",
+        "rows_not_in_result",
+    )
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

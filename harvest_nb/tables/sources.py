@@ -26,8 +26,9 @@ __all__ = [
     "Found",
     "find",
     "head",
-    "is_outside",
+    "is_no_file",
     "is_run_folder",
+    "leads_outside",
     "plain_name",
     "read_content",
     "saved_records",
@@ -73,7 +74,11 @@ class Found:
     left_out: list[Path] = field(default_factory=list)
     """Files that look like records and lie where the CLI keeps what tools gave back."""
     outside: list[Path] = field(default_factory=list)
-    """Links that lead out of the path that was named, and what is no regular file."""
+    """Links that lead out of the path that was named."""
+    no_files: list[Path] = field(default_factory=list)
+    """Pipes, sockets and devices below a path, with the name of a log."""
+    pipes: list[Path] = field(default_factory=list)
+    """Pipes that were named themselves."""
 
 
 @dataclass(slots=True)
@@ -102,6 +107,8 @@ def find(paths: Iterable[str | os.PathLike[str]], *, follow_links: bool = False)
     others: dict[Path, None] = {}
     left_out: dict[Path, None] = {}
     outside: dict[Path, None] = {}
+    no_files: dict[Path, None] = {}
+    pipes: dict[Path, None] = {}
     for item in paths:
         path = Path(item)
         if not path.exists():
@@ -110,7 +117,7 @@ def find(paths: Iterable[str | os.PathLike[str]], *, follow_links: bool = False)
                 hint="give run folders, stream logs, transcripts, or folders that hold some",
             )
         if path.is_fifo():
-            files[path] = None  # as it was named: a shell's pipe has no other name
+            pipes[path] = None  # as it was named: a shell's pipe has no other name
             continue
         path = path.resolve()
         if path.is_file():
@@ -118,7 +125,13 @@ def find(paths: Iterable[str | os.PathLike[str]], *, follow_links: bool = False)
             (folders if inside else files)[path.parent if inside else path] = None
             continue
         something = False
-        kinds = {"folder": folders, "file": files, "left out": left_out, "outside": outside}
+        kinds = {
+            "folder": folders,
+            "file": files,
+            "left out": left_out,
+            "outside": outside,
+            "no file": no_files,
+        }
         for kind, found in _walk(path, follow_links):
             kinds.get(kind, others)[found] = None
             something = something or kind in ("folder", "file")
@@ -136,6 +149,8 @@ def find(paths: Iterable[str | os.PathLike[str]], *, follow_links: bool = False)
         sorted(others.keys() - files.keys()),
         sorted(left_out.keys() - files.keys()),
         sorted(outside.keys() - files.keys()),
+        sorted(no_files.keys() - pipes.keys()),
+        sorted(pipes),
     )
 
 
@@ -151,17 +166,20 @@ def _walk(top: Path, follow_links: bool) -> Iterator[tuple[str, Path]]:
             folders.clear()
             continue
         seen.add(here.resolve())
-        if not follow_links:
-            out = {name for name in (*folders, *names) if is_outside(here / name, top)}
-            yield from (("outside", here / name) for name in sorted(out))
-            folders[:] = [name for name in folders if name not in out]
-            names = [name for name in names if name not in out]
+        found = [here / name for name in (*folders, *names)]
+        out = [] if follow_links else [path for path in found if leads_outside(path, top)]
+        no_files = [path for path in found if path not in out and is_no_file(path)]
+        left = {path.name for path in (*out, *no_files)}
+        folders[:] = [name for name in folders if name not in left]
+        names = [name for name in names if name not in left]
         if ("run.json" in names or any(plain_name(Path(name)) == "stream.jsonl" for name in names)) and (
             is_run_folder(here)
         ):
             folders.clear()
-            yield "folder", here
+            yield "folder", here  # reading it says what of it is left out
             continue
+        yield from (("outside", path) for path in sorted(out))
+        yield from (("no file", path) for path in sorted(no_files))
         doubtful = _OF_THE_CLI if "projects" in folders else frozenset()
         if SAVED in folders:
             yield from (("left out", path) for path in saved_records(here / SAVED))
@@ -181,10 +199,13 @@ def _walk(top: Path, follow_links: bool) -> Iterator[tuple[str, Path]]:
         yield "file", path  # reading it says why it cannot be read
 
 
-def is_outside(path: Path, top: Path) -> bool:
-    """Return whether a name in a folder below `top` is a link that leads out of it, or holds no bytes of its own."""
-    if path.is_symlink() and path.exists() and leads_out(path, top):
-        return True
+def leads_outside(path: Path, top: Path) -> bool:
+    """Return whether `path`, a name in a folder below `top`, is a link that leads out of it."""
+    return path.is_symlink() and path.exists() and leads_out(path, top)
+
+
+def is_no_file(path: Path) -> bool:
+    """Return whether `path` has the name of a log and is, links followed, a pipe, a socket or a device."""
     return plain_name(path).endswith(_LINES) and path.exists() and not (path.is_file() or path.is_dir())
 
 
@@ -255,10 +276,14 @@ def head(path: Path) -> bytes:
     return bytes(beginning[:_HEAD])
 
 
-def read_content(path: Path, problems: Problems) -> Content | None:
-    """Return the whole of a file, unpacked; `None` and a problem where it cannot be read or is too large."""
+def read_content(path: Path, problems: Problems, *, named_pipe: bool = False) -> Content | None:
+    """Return the whole of a file, unpacked; `None` and a problem where it cannot be read or is too large.
+
+    Args:
+        named_pipe: whether a person named `path`, and it is a pipe: it is read until its writer is done.
+    """
     try:
-        raw = read_named(path) if path.is_fifo() else read_regular(path)
+        raw = read_named(path) if named_pipe else read_regular(path)
     except OSError as error:
         problems.add(Problem(path, "unreadable_file", f"{path.name}: {error.strerror}"))
         return None

@@ -236,6 +236,30 @@ def test_an_older_result_without_the_kinds_of_cache_writes(tmp_path):
     assert frames.costs.query("source == 'result'").empty
 
 
+@pytest.mark.parametrize("swapped", [True, False], ids=["another model answered", "the CLI knew no price"])
+@pytest.mark.parametrize("left_out", ["outputTokens", "webSearchRequests"])
+def test_a_count_that_the_result_leaves_out_makes_the_cost_a_lower_bound(tmp_path, swapped, left_out):
+    answer = final(said("m1", ANSWERED if swapped else ASKED, 100, 10))
+    answer[0]["message"]["content"] = [
+        {"type": "tool_use", "id": "toolu_1", "name": "WebSearch", "input": {"query": "x"}}
+    ]
+    basis = "list" if swapped else "unknown"
+    models = {
+        ASKED: model_usage(100, 10, 0, 0, 0, 0.0003, costBasis="list"),
+        HAIKU: model_usage(300, 30, 0, 0, 0, 0.08, costBasis=basis),
+    }
+    whole = ask(tmp_path, answer, result(0.0803, models))
+    assert not whole.runs["cost_is_lower_bound"].any()
+    assert "count_missing" not in set(whole.problems["reason"])
+    del models[HAIKU][left_out]
+    frames = ask(tmp_path, answer, result(0.0803, models))
+    known = usd(450 if swapped else 300) + usd(300 if left_out == "outputTokens" else 450)
+    assert agreed(frames) == known
+    assert frames.runs["cost_is_lower_bound"].tolist() == [True]
+    (detail,) = frames.problems.loc[frames.problems["reason"] == "count_missing", "detail"]
+    assert HAIKU in detail
+
+
 @pytest.mark.slow
 def test_the_real_cli_behind_a_gateway(replying: Callable[..., str], tmp_path: Path) -> None:
     tool = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "echo 42"}}

@@ -34,8 +34,8 @@ def zstd_of_one_byte(blocks: int) -> bytes:
     return b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x88" + block * (blocks - 1) + last
 
 
-def reasons(folder: Path) -> dict[str, str]:
-    found = load(folder).problems
+def reasons(folder: Path, *, follow_links: bool = False) -> dict[str, str]:
+    found = load(folder, follow_links=follow_links).problems
     return {Path(row["path"]).name: str(row["reason"]) for row in found.to_dict("records")}
 
 
@@ -86,11 +86,15 @@ def test_links_that_lead_out_are_left_out_and_said(folder: Path, tmp_path: Path)
     (folder / "inside.jsonl").symlink_to("good.jsonl")
     os.mkfifo(folder / "pipe.jsonl")
     frames = load(folder)
-    assert reasons(folder) == dict.fromkeys(["a.jsonl", "up", "kernel.jsonl", "pipe.jsonl"], "outside")
+    assert reasons(folder) == {
+        **dict.fromkeys(["a.jsonl", "up", "kernel.jsonl"], "outside"),
+        "pipe.jsonl": "not_a_file",
+    }
     assert not any("secret" in str(text) for text in frames.blocks["text"])
     assert "u2" not in set(frames.records["uuid"])
     (folder / "kernel.jsonl").unlink()
     assert "u2" in set(load(folder, follow_links=True).records["uuid"])
+    assert reasons(folder, follow_links=True) == {"pipe.jsonl": "not_a_file"}
     with pytest.raises(RunFolderError, match="leads out"):
         load(folder, strict=True)
 
@@ -110,8 +114,28 @@ def test_links_of_a_run_folder(tmp_path: Path, name: str) -> None:
     (run / name).rename(tmp_path / "elsewhere")
     (run / name).symlink_to(tmp_path / "elsewhere")
     frames = load(run)
-    assert "outside" in set(frames.problems["reason"])
+    assert frames.problems["reason"].tolist().count("outside") == 1
     assert len(frames.records) == len(whole.records) - (name != "run.json")
+
+
+@pytest.mark.parametrize("name", ["stream.jsonl", "endpoint.jsonl", "transcript/s.jsonl"])
+@pytest.mark.parametrize("linked", [False, True], ids=["pipe", "link to a pipe"])
+def test_pipes_of_a_run_folder_are_not_read(tmp_path: Path, name: str, linked: bool) -> None:
+    run = tmp_path / "run"
+    (run / "transcript").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"schema": 1, "run_id": "r", "status": "success"}))
+    pipe = tmp_path / "pipe" if linked else run / name
+    os.mkfifo(pipe)
+    if linked:
+        (run / name).symlink_to(pipe)
+    # Where it is read all the same, this ends the wait.
+    with subprocess.Popen(["sh", "-c", 'printf "%s" "$1" > "$2"', "sh", LINE, pipe]) as writing:
+        frames = load(run, follow_links=True)
+        writing.kill()
+    assert len(frames.records) == len(frames.endpoint_usage) == 0
+    assert frames.problems.loc[frames.problems["path"] == str(run / name), "reason"].tolist()[:1] == [
+        "not_a_file"
+    ]
 
 
 def test_a_link_and_a_pipe_that_are_named_are_read(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from harvest_nb.errors import RunFolderError
+from harvest_nb.files import file_identity
 from harvest_nb.tables import Frames, load, validate
 
 
@@ -87,6 +88,18 @@ def test_a_run_without_a_result_is_a_lower_bound_only_if_rows_are_not_final(writ
     assert pd.isna(run["cost_reported_usd"])
     assert (run["cost_usd"], run["cost_source"]) == (Decimal("0.02007"), "rows")
     assert run["cost_is_lower_bound"]
+
+
+def test_only_a_run_whose_recorder_is_gone_is_called_killed(writer):
+    """In a copy taken while it goes on, nothing tells."""
+    writer.meta = {"status": "running"}
+    folder = writer.two_turns().write()
+    for status, reason in (("unknown", "end_unknown"), ("died", "killed")):
+        frames = load(folder)
+        assert only(frames.runs)["status"] == status
+        assert only(frames.problems)["reason"] == reason
+        writer.meta["stream"] = file_identity(folder / "stream.jsonl")
+        writer.write()
 
 
 def test_reported_cost_is_cumulative_within_a_process(writer):

@@ -1,4 +1,4 @@
-"""Whatever was recorded, all sums over it are one sum; and where the recording is whole, the right one."""
+"""Checks that all cost sums agree, and equal the true cost for complete recordings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ any_gateway = given(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @any_gateway
 @example(
     asked=[{"model": MODELS[0], "tokens": [100, 10, 0, 0, 0], "agent": None, "final": True}],
@@ -158,7 +158,9 @@ def folders(draw: st.DrawFn) -> list[Drawn]:
                 ),
                 "results": draw(
                     st.lists(
-                        st.sampled_from(["honest", "honest", "sum only", "forged", "odd", "older", "nan"]),
+                        st.sampled_from(
+                            ["honest", "honest", "sum only", "forged", "odd", "older", "nan", "gap"]
+                        ),
                         max_size=3,
                     )
                 ),
@@ -213,13 +215,15 @@ def report(writer: Writer, at: float, kind: str, models: Drawn, drawn: Drawn) ->
     for one in models.values():
         if kind == "odd":
             one["inputTokens"] = drawn["count"]
+        if kind == "gap":
+            del one["outputTokens"]
         if kind == "older":
             del one["cacheCreationEphemeral5mInputTokens"], one["cacheCreationEphemeral1hInputTokens"]
             del one["webSearchRequests"], one["costBasis"]
     writer.result(at, whole, models)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(drawn=folders())
 def test_all_sums_over_any_run_folders_are_one_sum(drawn):
     one_sum(drawn)
