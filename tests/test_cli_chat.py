@@ -262,8 +262,8 @@ def test_a_run_that_is_interrupted_says_what_there_is_of_it(provider: str, tmp_p
     )  # fmt: skip
     child.expect_exact("echo waiting")
     child.sendcontrol("c")
-    child.expect(r"cancelled from the desk, in the middle of Bash; ")  # in the flow
     child.expect_exact("interrupted")
+    child.expect(r"cancelled from the desk, in the middle of Bash; ")  # in the flow
     # A CLI on a busy machine may be ended before it has said what it cost.
     cost = r"(\$0\.\d+|cost unknown)"
     child.expect(rf"cancelled from the desk, in the middle of Bash, [^\n]* s, {cost}, endpoint scripted")

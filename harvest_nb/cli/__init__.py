@@ -34,7 +34,7 @@ def main() -> None:
         code = 130
     if ending.code:
         ending.left()
-        code = code if ending.patient and code != 130 else ending.code
+        code = ending.code if code == 130 else code
     sys.exit(code)
 
 
