@@ -55,7 +55,7 @@ class Context:
     notes: list[str] = field(default_factory=list)
     """What a reader of the report should know besides its rows."""
     steps: dict[str, str] = field(default_factory=dict)
-    """What a check is at, by its name: said where its time runs out."""
+    """Current step of each check, by its name; shown when the check times out."""
     _manifest: dict[str, Any] | None = None
     _files: tuple[FoundFile, ...] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -86,12 +86,12 @@ class Context:
         return await self.sandbox.run([self.expand(part) for part in argv], **options)
 
     async def python(self, name: str, *args: str) -> Any:
-        """What the program `programs/<name>.py` prints as JSON, run by the sandbox's Python from its input.
+        """Return what `programs/<name>.py` prints as JSON, run by the sandbox's Python without the image's `site`.
 
         Raises:
             CommandError: it failed.
         """
-        done = await self.run(["python3", "-I", "-", *args], input=program(f"{name}.py"))
+        done = await self.run(["python3", "-I", "-S", "-", *args], input=program(f"{name}.py"))
         return json.loads(done.check().stdout)
 
     async def node(self, name: str, *args: str, env: dict[str, str] | None = None) -> Completed:
@@ -100,9 +100,7 @@ class Context:
         return await self.run(argv, input=program(f"{name}.mjs"), env=env, cwd=self.sandbox.workdir)
 
     async def environment(self) -> tuple[dict[str, str], str]:
-        """The variables that the image gives, and whose they are.
-
-        That is process 1's; where its owner keeps it closed, a started process' own, which has the sandbox's too.
+        """Read the variables of process 1, or of a new process where that may not be read; return also whose.
 
         Raises:
             CommandError: neither can be read.
@@ -114,7 +112,7 @@ class Context:
         return {name: value for name, _, value in pairs}, whose
 
     async def files(self) -> tuple[FoundFile, ...]:
-        """Every file that the agent can see, listed once; not what packages hold, nor this validation's own.
+        """List all files visible to the agent, except npm packages and the validation's scratch folders.
 
         Raises:
             CommandError: they cannot be listed.

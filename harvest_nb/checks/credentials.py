@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 # A quotation mark is \x22, as ripgrep knows no escaped one.
+_EXAMPLE = b"EXAMPLE"  # as in the keys of AWS's documentation
 _VALUE = r"[A-Za-z0-9+/_=.~-]"
 
 
@@ -48,7 +49,7 @@ class Shape:
         """Return whether a credential of this kind stands in `text`."""
         if self.needles and not any(needle in text for needle in self.needles):
             return False
-        return self.compiled.search(text) is not None
+        return any(_EXAMPLE not in match[0] for match in self.compiled.finditer(text))
 
 
 def _shape(kind: str, pattern: str, needles: str = "", *, sure: bool = True) -> Shape:
@@ -61,18 +62,20 @@ _GITHUB = r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,})"
 _GOOGLE = r"\b(?:AIza[0-9A-Za-z_-]{35}\b|GOCSPX-[A-Za-z0-9_-]{20,}|ya29\.[A-Za-z0-9_-]{20,})"
 _GITLAB = r"\bgl(?:pat|dt|rt)-[A-Za-z0-9_-]{16,}"
 _SLACK = (
-    r"\bxox[a-z]-[A-Za-z0-9-]{10,}|\bxapp-[0-9]-[A-Za-z0-9-]{10,}"
+    r"\bxox[a-z]-[0-9]{4,}[A-Za-z0-9-]{6,}|\bxapp-[0-9]-[A-Za-z0-9-]{10,}"
     r"|hooks\.slack\.com/services/T\w+/B\w+/\w{8,}"
 )
 _OPENAI = r"\bsk-(?:(?:proj|svcacct|admin|or-v1)-[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{32,})"
 _AWS_LINE = r"(?i)aws_(?:secret_access_key|session_token)[\x22']?\s*[=:]\s*[\x22']?[A-Za-z0-9/+]{20,}"
 _NPM_REGISTRY = (
-    rf"(?:^|[:\s])_(?:authToken|auth|password)\s*=\s*[\x22']?{_VALUE}{{6,}}"
+    rf"(?:^|:)_(?:authToken|auth|password)\s{{0,32}}=\s*[\x22']?{_VALUE}{{6,}}"
     rf"|npmAuth(?:Token|Ident)\x22?:\s*[\x22']?{_VALUE}{{6,}}"
 )
-_REGISTRY = rf"\x22(?:auth|identitytoken|registrytoken)\x22\s*:\s*\x22{_VALUE}{{8,}}\x22"
+_REGISTRY = rf"\x22(?:auth|identitytoken|registrytoken)\x22\s{{0,32}}:\s{{0,32}}\x22{_VALUE}{{12,4096}}\x22"
+_NETRC = r"\bmachine\s{1,32}\S{1,256}\s{1,32}login\s{1,32}\S{1,256}\s{1,32}password\s{1,32}\S"
 # A short password of letters alone is an example, as in `user:password@host`.
-_URL = rf"://{_PLAIN}{{0,64}}:(?:{_PLAIN}*[0-9]{_PLAIN}*|{_PLAIN}{{14,}})@[A-Za-z0-9\[]"
+# Repetitions have bounds wherever something follows them, or a hostile file would take hours.
+_URL = rf"://{_PLAIN}{{0,64}}:(?:{_PLAIN}{{0,64}}[0-9]{_PLAIN}{{0,64}}|{_PLAIN}{{14,128}})@[A-Za-z0-9\[]"
 
 _OWN = (
     _shape("Anthropic", r"sk-ant-[A-Za-z0-9_-]{16,}", "sk-ant-"),
@@ -88,7 +91,7 @@ _OWN = (
     _shape("GitLab", _GITLAB, "glpat- gldt- glrt-"),
     _shape("OpenAI", _OPENAI, "sk-"),
     _shape("Stripe", r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{16,}", "k_live_ k_test_"),
-    _shape("PyPI", r"\bpypi-[A-Za-z0-9_-]{40,}", "pypi-"),
+    _shape("PyPI", r"\bpypi-AgE[A-Za-z0-9_-]{37,}", "pypi-"),
     _shape("Hugging Face", r"\bhf_[A-Za-z0-9]{30,}", "hf_"),
     _shape("Docker", r"\bdckr_(?:pat|oat)_[A-Za-z0-9_-]{20,}", "dckr_"),
     _shape("SendGrid", r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", "SG."),
@@ -97,9 +100,14 @@ _OWN = (
     _shape("Azure", r"AccountKey=[A-Za-z0-9+/]{40,}", "AccountKey="),
     _shape("npm registry", _NPM_REGISTRY, "_auth _password npmAuth", sure=False),
     _shape("container registry", _REGISTRY, '"auth" "identitytoken" "registrytoken"', sure=False),
-    _shape("netrc", r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S+", "machine", sure=False),
-    _shape("private key", r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----", "PRIVATE", sure=False),
-    _shape("JWT", r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}", "eyJ", sure=False),
+    _shape(
+        "netrc",
+        r"\bmachine\s{1,32}\S{1,256}\s{1,32}login\s{1,32}\S{1,256}\s{1,32}password\s{1,32}\S",
+        "machine",
+        sure=False,
+    ),
+    _shape("private key", r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----", "PRIVATE", sure=False),
+    _shape("JWT", r"\beyJ[\w-]{10,256}\.eyJ[\w-]{10,4096}\.[\w-]{10,}", "eyJ", sure=False),
     _shape("URL password", _URL, "://", sure=False),
 )
 _KINDS = {shape.kind for shape in _OWN}
@@ -110,7 +118,8 @@ SHAPES = (
 """Every shape that is looked for."""
 
 # In a variable no password is an example.
-_IN_A_URL = re.compile(r"://[^\s/:@]*:[^\s/@]+@")
+_IN_A_URL = re.compile(r"://[^\s/:@]{0,256}:[^\s/@]{1,256}@")
+_USER_IN_A_URL = re.compile(r"://[^\s/@]{1,512}@")  # which may be a token
 _HIDDEN = [re.compile(shape.pattern, re.MULTILINE) for shape in SHAPES]
 
 # Where programs keep what they sign in with: each such file is a finding, whatever stands in it.
@@ -150,7 +159,7 @@ def credential_kinds(text: str) -> list[str]:
 
 def hide_credentials(text: str) -> str:
     """Return `text` with everything that has a credential's shape replaced."""
-    text = _IN_A_URL.sub("://[hidden]@", text)
+    text = _USER_IN_A_URL.sub("://[hidden]@", text)
     for shape in _HIDDEN:
         text = shape.sub("[hidden]", text)
     return text

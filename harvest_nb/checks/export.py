@@ -10,7 +10,6 @@ import io
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO
@@ -22,6 +21,7 @@ from harvest_nb.errors import CheckError
 __all__ = ["Entry", "Layer", "changed_files", "read_layers"]
 
 _PACKAGES = "node_modules"
+_LOCKED = "/usr/local/lib/harvest/node_modules/"
 _BUILT = (
     315532800  # seconds; the time that snapshot/Dockerfile gives to the packages, whose checksums are locked
 )
@@ -42,7 +42,7 @@ _PROGRAMS = ("/usr/local/bin/", "/usr/bin/", "/usr/local/lib/harvest/", "/usr/lo
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, folder or link of a layer; two that are equal differ in nothing that a container would see.
+    """A file, folder or link of a layer, without the content of a file.
 
     `changed` is the time of a file in seconds, and 0 for a folder, whose time moves with what lies in it.
     """
@@ -84,19 +84,23 @@ def read_layers(chunks: Iterable[bytes], values: Mapping[str, bytes] | None = No
             inner = image.extractfile(member) if member.isfile() else None
             if inner is None or member.name.endswith(".json") or member.size < tarfile.BLOCKSIZE:
                 continue
-            reader, layer = _Digesting(inner), Layer()
+            reader, layer, end = _Digesting(inner), Layer(), 0
             # Not every blob is a layer: the image's own description has no suffix in the newer layout.
-            with (
-                suppress(tarfile.ReadError),
-                tarfile.open(fileobj=reader, mode="r|", bufsize=_BUFFER, tarinfo=_Header) as packed,
-            ):
-                for entry in packed:
-                    files += 1
-                    if files > most:
-                        raise CheckError(f"it has more than {most:,} files (HARVEST_MAX_IMAGE_FILES)")
-                    _read(layer, packed, entry, values or {})
+            try:
+                with tarfile.open(fileobj=reader, mode="r|", bufsize=_BUFFER, tarinfo=_Header) as packed:
+                    for entry in packed:
+                        packed.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+                        files += 1
+                        if files > most:
+                            raise CheckError(f"it has more than {most:,} files (HARVEST_MAX_IMAGE_FILES)")
+                        _read(layer, packed, entry, values or {})
+                    end = packed.offset
+            except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+                layer.problems.append(f"it cannot be read to its end: {type(error).__name__}")
             while reader.read(1 << 20):
                 pass
+            if reader.end > max(end, 1) and not layer.problems:
+                layer.problems.append("it goes on behind what can be read of it")
             found[f"sha256:{reader.digest.hexdigest()}"] = layer
     return found
 
@@ -162,11 +166,15 @@ def _read(
             tuple(sorted(attributes)),
         )
     packages = _PACKAGES in place.parts
-    content = packed.extractfile(member) if member.isreg() and member.size else None
-    if content is None or (packages and member.mtime == _BUILT):
-        return
-    if not packages and credential_file(path):
+    empty = member.isreg() and not member.size
+    if not (packages or empty or member.isdir()) and credential_file(path):
         layer.problems.append(f"file of credentials: {path}")
+    if member.issparse():
+        layer.problems.append(f"a sparse file, which is not read: {path}")
+        return
+    content = packed.extractfile(member) if member.isreg() and member.size else None
+    if content is None or (path.startswith(_LOCKED) and member.mtime == _BUILT):
+        return
     layer.problems += [f"{what} in {path}" for what in sorted(_found(content, values, sure=packages))]
 
 
@@ -227,6 +235,9 @@ class _Digesting(io.RawIOBase):
 
     def __init__(self, inner: IO[bytes]) -> None:
         self._inner, self.digest = inner, hashlib.sha256()
+        self._at = 0
+        self.end = 0
+        """Where the last byte that is not 0 ends, of those that were read."""
 
     def readable(self) -> bool:
         return True
@@ -234,4 +245,7 @@ class _Digesting(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         data = self._inner.read(size)
         self.digest.update(data)
+        if used := len(data.rstrip(b"\0")):
+            self.end = self._at + used
+        self._at += len(data)
         return data

@@ -272,7 +272,15 @@ class FileSecretsCheck(Check):
 
     async def observe(self, context: Context) -> Outcome:
         """Search with ripgrep, hidden and ignored files too; only file names come back, never a match."""
-        argv = ["rg", "--files-with-matches", "--hidden", "--no-ignore", "--no-messages", "--null"]
+        argv = [
+            "rg",
+            "--no-unicode",
+            "--files-with-matches",
+            "--hidden",
+            "--no-ignore",
+            "--no-messages",
+            "--null",
+        ]
         argv += rg_patterns()
         for glob in self.exclude:
             argv += ["--glob", f"!{glob}"]

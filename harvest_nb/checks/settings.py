@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _MOST = 12  # settings that are named of one file
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,40}", re.ASCII)
 _READ = 256 * 1024  # bytes; a larger file is named alone
 
 
@@ -43,7 +44,8 @@ Patterns = Annotated[tuple[str, ...], AfterValidator(_patterns)]
 def setting_names(text: str) -> list[str]:
     """The names of the settings in a file of JSON, or of lines such as `name = value` below `[section]`.
 
-    What JSON sets in `env` and `hooks` is named one by one. Values are never returned.
+    What JSON sets in `env` and `hooks` is named one by one. Values are never returned, nor what is no plain name: git's
+    subsections and npm's registries may hold a token.
     """
     try:
         loaded = json.loads(text)
@@ -54,10 +56,11 @@ def setting_names(text: str) -> list[str]:
     names: dict[str, None] = {}
     section = ""
     for line in text.splitlines():
-        if opened := re.match(r"\s*\[([^\]]*)\]", line):
-            section = re.sub(r'\s+"?|"', ".", opened.group(1)).strip(".") + "."
+        if opened := re.match(r"\s*\[\s*([\w.-]{1,40})", line):
+            section = opened.group(1) + "."
         elif named := re.match(r"\s*(?:export\s+)?([\w./:@-]+)\s*(?:=\s*[^\s=]|:\s+\S)", line):
-            names[section + named.group(1).rstrip(":")] = None
+            name = named.group(1).rstrip(":").rpartition(":")[2]
+            names[section + name if _NAME.fullmatch(name) else f"{section}…"] = None
     return list(names)
 
 

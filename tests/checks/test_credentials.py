@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ EXAMPLES = {
     "AKIA" + "ABCDEFGH23456789": "AWS",
     f"aws_secret_access_key = {WORD}": "AWS",
     f"AIza{WORD[:35]}": "Google",
-    f"pypi-{WORD}": "PyPI",
+    f"pypi-AgE{WORD}": "PyPI",
     f"hf_{WORD}": "Hugging Face",
     f"dckr_pat_{WORD}": "Docker",
     f"sk_live_{WORD}": "Stripe",
@@ -103,3 +104,38 @@ def test_a_file_of_credentials_is_known_by_its_name(path: str):
 )
 def test_other_files_are_not(path: str):
     assert not credential_file(path)
+
+
+HOSTILE = [
+    b"://a:" + b"1" * (1 << 18),
+    b"-eyJ" * (1 << 16),
+    b"machine " * (1 << 15),
+    b"machine" + b" " * (1 << 18),
+    b"-----BEGIN " * (1 << 15),
+    b'"auth"' + b" " * (1 << 18),
+    b"_auth " * (1 << 16),
+    b"://a:1" * (1 << 16),
+    b"hooks.slack.com/services/T" * (1 << 13),
+]
+
+
+def test_no_text_takes_a_shape_long():
+    began = time.process_time()
+    for text in HOSTILE:
+        kinds_in(text)
+        hide_credentials(text.decode())
+    assert time.process_time() - began < 20  # hours, where a repetition has no bound
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AKIAIOSFODNN7EXAMPLE",
+        "xoxb-your-token-here",
+        "to-pypi-using-github-actions-and-trusted-publishers-of-a-repository",
+        "let _auth = require('./auth')",
+        '{"auth": "required"}',
+    ],
+)
+def test_what_only_looks_like_a_credential_is_none(text: str):
+    assert kinds_in(text.encode()) == set()

@@ -139,3 +139,34 @@ def test_any_bytes_are_read_to_an_end(data: bytes):
         {"name": "01/layer.tar", "data": bytes(512) + data}, {"name": "02/layer.tar", "data": data}
     )
     assert all(not layer.entries for layer in read_layers(iter([export])).values())
+
+
+def test_what_lies_behind_an_end_that_is_none_is_said():
+    """Other programs may read on where Python's tarfile takes a header for the end."""
+    shown, hidden = packed({"name": "a.txt", "data": b"a"}), packed({"name": "b.txt", "data": b"hidden"})
+    block = bytearray(tarfile.BLOCKSIZE)
+    block[:5] = b"c.txt"
+    block[148:156] = b"0000000\0"  # a checksum that is wrong
+    (layer,) = layers(shown[: 2 * tarfile.BLOCKSIZE] + bytes(block) + hidden)
+    assert layer.problems
+    (whole,) = layers(shown)
+    assert whole.problems == []
+
+
+def test_headers_that_lead_on_for_ever_are_a_problem():
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 1
+    again = name.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(tarfile.BLOCKSIZE, b"\0")
+    (layer,) = layers(packed({"name": "a.txt", "data": b"a"})[: 2 * tarfile.BLOCKSIZE] + again * 3000)
+    assert layer.problems
+
+
+def test_a_hard_link_to_credentials_is_named():
+    (layer,) = layers(packed({"name": "root/.netrc", "type": tarfile.LNKTYPE, "linkname": "opt/x"}))
+    assert layer.problems == ["file of credentials: /root/.netrc"]
+
+
+def test_packages_of_somebody_else_are_read_whatever_their_time():
+    token = b"ghp_" + b"a1" * 20
+    (layer,) = layers(packed({"name": "srv/node_modules/x.txt", "data": token, "mtime": 315532800}))
+    assert layer.problems == ["shape of a GitHub credential in /srv/node_modules/x.txt"]

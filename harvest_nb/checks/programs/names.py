@@ -27,14 +27,18 @@ def address(text: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None"
 
 problems = []
 # Without a line of its own the C library asks DNS, then files.
-hosts = next((words[1:] for words in lines("/etc/nsswitch.conf") if words[0] == "hosts:"), ["dns", "files"])
+asked = [re.match(r"hosts\s*:\s*(.*)", " ".join(words)) for words in lines("/etc/nsswitch.conf")]
+hosts = next((re.findall(r"\[[^\]]*\]|[^\s\[\]]+", found[1]) for found in asked if found), ["dns", "files"])
 known = {"files", "dns", "myhostname", "resolve", "mymachines", "mdns4_minimal"}
 if "dns" not in hosts and "resolve" not in hosts:
     problems.append(f"/etc/nsswitch.conf asks no DNS for hosts: {' '.join(hosts)}")
-elif any(
-    "=return" in word.lower() and "!" not in word for word in " ".join(hosts).partition("dns")[0].split()
-):
-    problems.append(f"/etc/nsswitch.conf stops before DNS for hosts: {' '.join(hosts)}")
+# What may stand before DNS is asked: the reaction to a name that was found, or of services that know all of theirs.
+usual = {"[SUCCESS=return]", "resolve [!UNAVAIL=return]", "mdns4_minimal [NOTFOUND=return]"}
+before = hosts[: hosts.index("dns")] if "dns" in hosts else hosts
+for service, action in zip(["", *before], before, strict=False):
+    if action.startswith("[") and not {action, f"{service} {action}"} & usual:
+        problems.append(f"/etc/nsswitch.conf stops before DNS for hosts: {' '.join(hosts)}")
+        break
 if "files" not in hosts:
     problems.append("/etc/nsswitch.conf asks no files for hosts: 127.0.0.1 has no name")
 strange = [word for word in hosts if word.isidentifier() and word not in known]
