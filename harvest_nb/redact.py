@@ -4,10 +4,11 @@ A value is found in the forms that common programs print (`harvest_nb.secret_for
 middle of a longer text and over several lines: with JSON's, Python's and a shell's escapes, percent-encoded, with
 HTML's entities, in UTF-16, in hexadecimal as od, xxd and hexdump write it, and in base64. Nobody can list what else may
 be done to a value. Not found are: one that is reversed, in capitals, spaced letter by letter, or taken apart; base32,
-octal and decimal numbers; quoted-printable, `%uXXXX`, CSS's escapes, what `cat -v` makes of letters beyond ASCII, and
-these percent-encoded in latin-1; backslashes in a row in UTF-16; hexadecimal and base64 of other line breaks than the
-value's own; two such encodings of one another, and what is compressed or encrypted; blocks that a dump leaves out as
-repeated (`*`); a value that is split over two messages, two files, or two lines other than its own.
+octal and decimal numbers, words of two bytes (`od -x`); quoted-printable, `%uXXXX`, CSS's escapes, what `cat -v`
+makes of letters beyond ASCII, and these percent-encoded in latin-1; backslashes in a row in UTF-16; hexadecimal and
+base64 of other line breaks than the value's own; two such encodings of one another, and what is compressed or
+encrypted; blocks that a dump leaves out as repeated (`*`); a value that is split over two messages, two files, or two
+lines other than its own.
 One that holds what looks like an escape itself (`%25`, `&amp;`, `\\u0000`) is found as it is, percent-encoded, in JSON,
 hexadecimal and base64 alone.
 Whatever has the published shape of a credential is caught besides, so that a token nobody declared is not published.

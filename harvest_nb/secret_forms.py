@@ -129,13 +129,13 @@ def forms_of(value: str, public: int = 0) -> list[Form]:
         for _ in range(_NESTED):
             escaped.append(json.dumps(escaped[-1], ensure_ascii=ascii_only)[1:-1])
         escaped.append(value)
-    # Words of two bytes hold a value's middle alone where it begins or ends within one.
     forms = [_as_characters(value, public), _as_digits(raw, public)]
-    forms += [_as_words(raw[at:], -(-public // 2)) for at in (0, 1)]
     quoted = len(quote(value[:public], safe=""))
     if set(value) & set("\\%&'^\0"):  # what looks like an escape may be the value's own
-        for text in {*escaped, percent}:
-            forms.append(_form([[(letter, "")] for letter in text], quoted if text == percent else public))
+        forms += [
+            _form([[(letter, "")] for letter in text], quoted if text == percent else public)
+            for text in {*escaped, percent}
+        ]
     for text in {value, escaped[1], percent}:
         first = -(-(quoted if text == percent else public) * 4 // 3)
         forms += [_form([_in_base64(x) for x in middle], first, _WHITE) for middle in _middles(text)]
@@ -179,14 +179,6 @@ def _as_digits(raw: bytes, public: int) -> Form:
     bytes_ = map(_either, spelled[1:])
     elements = ["|".join([*(gap + byte for gap in _GAPS), f"  {byte}(?= )"]) for byte in bytes_]
     return _made(spelled[0], elements, _CUT_LINE, public, [_shown(byte) for byte in raw])
-
-
-def _as_words(raw: bytes, public: int) -> Form:
-    """Return the form that `od -x` and hexdump print on most machines: words of two bytes, the second one first."""
-    numbers = [raw[at] | raw[at + 1] << 8 for at in range(0, len(raw) - 1, 2)]
-    spelled = [_word(number) for number in numbers]
-    elements = ["|".join(gap + word for gap in _GAPS[:2]) for word in map(_either, spelled[1:])]
-    return _made(spelled[0], elements, _CUT_LINE, public)
 
 
 def _form(spelled: Sequence[Spellings], public: int, gap: str = "") -> Form:
@@ -269,12 +261,6 @@ def _characters(part: str, escaped: bool = False, last: bool = False) -> Spellin
 def _digits(byte: int) -> Spellings:
     high, low = divmod(byte, 16)
     return [(letter, _hex(f"{low:x}")) for letter in sorted({f"{high:x}", f"{high:X}"})]
-
-
-@lru_cache(maxsize=1024)
-def _word(number: int) -> Spellings:
-    text = f"{number:04x}"
-    return [(letter, _hex(text[1:])) for letter in sorted({text[0], text[0].upper()})]
 
 
 @lru_cache(maxsize=256)

@@ -34,7 +34,7 @@ around = st.text(PLAIN + AWKWARD + " \n", max_size=60)
 COMMANDS = [
     *(["base64", "-w", str(width)] for width in (0, 60, 64, 76, 1)),
     ["xxd"], ["xxd", "-u"], ["xxd", "-g1", "-c", "24"], ["xxd", "-p"], ["xxd", "-p", "-u", "-c", "7"], ["xxd", "-i"],
-    ["od", "-v", "-tx1"], ["od", "-v", "-x"], ["hexdump", "-v"],
+    ["od", "-v", "-tx1"],
     ["od", "-An", "-v", "-tx1"], ["od", "-v", "-Ax", "-tx1z", "-w8"], ["hexdump", "-vC"],
     ["jq", "-Rs", "."], ["jq", "-Rs", "@uri"], ["jq", "-Rs", "@html"], ["jq", "-Rs", "@base64"],
     ["jq", "-Rs", "[., @json, (. | @json | @json)]"],

@@ -160,7 +160,7 @@ class Terminal:
             self._reading.cancel()
         elif self._line is not None and self._line.app.is_running:
             self._line.app.exit(exception=KeyboardInterrupt())
-        else:
+        elif not self._leaving:
             return False
         return True
 

@@ -35,17 +35,19 @@ def main_thread(
     whole = about.get("transcript_whole")
     if whole is True or (whole is None and about.get("status") not in ("running", "died")):
         return kept
-    uuids = [uuid for entry in kept if isinstance(uuid := entry.get("uuid"), str)]
-    known, parent = set(uuids), uuids[-1] if uuids else None
-    unwritten = _unwritten(folder, known)
-    if unwritten:
-        on_gap(
-            f"{name} lacks the last {len(unwritten)} messages: the model will see them as stream.jsonl has them"
-        )
-    for line in unwritten:
-        message = line["message"]
-        kept.append(
-            {
+    places = {uuid: entry for entry in kept if isinstance(uuid := entry.get("uuid"), str)}
+    unwritten = 0
+    left: list[dict[str, Any]] = []
+    for line in [*_latest(folder), None]:
+        following = None if line is None else places.get(line["message"]["uuid"])
+        if line is not None and following is None:
+            left.append(line["message"])
+            continue
+        # Before the one that follows in the stream, else at the end: the CLI goes on from the last entry.
+        at = len(kept) if following is None else next(n for n, entry in enumerate(kept) if entry is following)
+        parent = next((entry["uuid"] for entry in reversed(kept[:at]) if entry.get("uuid") in places), None)
+        for message in left:
+            entry = {
                 "parentUuid": parent,
                 "isSidechain": False,
                 "userType": "external",
@@ -57,21 +59,26 @@ def main_thread(
                 "sessionId": session_id,
                 "version": about.get("cli_version"),
             }
-        )
-        parent = message["uuid"]
+            kept.insert(at, entry)
+            at, parent = at + 1, message["uuid"]
+        if left and following is not None and following.get("parentUuid") not in places:
+            following["parentUuid"] = parent
+        unwritten += len(left)
+        left = []
+    if unwritten:
+        on_gap(f"{name} lacks {unwritten} messages: the model will see them as stream.jsonl has them")
     return kept
 
 
-def _unwritten(folder: Path, known: set[str]) -> list[dict[str, Any]]:
-    """Return the stream's last messages, of those that a transcript keeps, from the first on that it does not have."""
+def _latest(folder: Path) -> list[dict[str, Any]]:
+    """Return the stream's messages since the last prompt, of those that a transcript of the main thread keeps."""
     found: list[dict[str, Any]] = []
     for line in entries_of(folder / "stream.jsonl", below=folder):
         match line:
-            case {"message": {"type": "user" | "assistant", "uuid": str(uuid), "message": {}} as message}:
+            case {"message": {"type": "user" | "assistant", "uuid": str(), "message": {}} as message}:
                 if message.get("parent_tool_use_id"):
                     continue  # a sub-agent's, which has a transcript of its own
-                if uuid in known or line.get("dir") == "out":
+                if line.get("dir") == "out":
                     found.clear()  # what came before is written down, or was stopped before anybody heard it
-                if uuid not in known:
-                    found.append(line)
+                found.append(line)
     return found

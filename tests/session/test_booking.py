@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from claude_agent_sdk import ClaudeAgentOptions
 
+from harvest_nb.endpoint import Endpoint
 from harvest_nb.errors import SessionError
 from harvest_nb.redact import Redactor
 from harvest_nb.session.folder import RunFolder
@@ -58,7 +59,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
 
 
 def session(folder: RunFolder) -> tuple[Under, SlowLink]:
-    endpoint: Any = SimpleNamespace(variable="TOKEN", failures=[], kind="test")
+    endpoint = Endpoint(0, "secret")
     made = Under(
         SimpleNamespace(), folder, ClaudeAgentOptions(), {},
         session_id="s", begin=lambda options: options, endpoint=endpoint, mcp="warn", idle_timeout=60,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from docker.errors import APIError
+from docker.models.containers import Container
 
 from harvest_nb.engine import DockerClient
 from harvest_nb.sandbox.base import Provider
@@ -23,7 +26,9 @@ from tests.session.conftest import BASH, about, bash, conversation, say
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "host"])
+@pytest.fixture(
+    params=[pytest.param("docker", marks=pytest.mark.docker), pytest.param("host", marks=pytest.mark.soak)]
+)
 def provider(request: pytest.FixtureRequest, provider_named: object) -> Provider:
     return provider_named(request.param)  # type: ignore[operator,no-any-return]
 
@@ -106,6 +111,15 @@ async def test_a_line_of_a_million_values_is_left_out(tmp_path: Path) -> None:
     assert peak_memory() - before < 300e6
 
 
+async def paused(container: Container) -> None:
+    """Pause a container; the engine refuses that while a process of it is just being started."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(APIError):
+                return container.pause()
+            await asyncio.sleep(0.2)
+
+
 @pytest.mark.docker
 @pytest.mark.parametrize("how", ["ends", "is cancelled"])
 async def test_a_sandbox_that_does_not_answer_holds_no_run_up(
@@ -122,13 +136,13 @@ async def test_a_sandbox_that_does_not_answer_holds_no_run_up(
         await asyncio.wait_for(calling.wait(), 30)
         (folder,) = tmp_path.iterdir()
         container = engine.containers.get(f"harvest-{about(folder)['sandbox_id']}")
-        container.pause()
+        await paused(container)
         began = time.monotonic()
         if how == "is cancelled":
             running.cancel()
         await asyncio.wait([running])
     seconds = time.monotonic() - began
-    assert seconds < (7 if how == "ends" else 5)
+    assert seconds < 10  # 4 on an idle machine
     assert "has not answered" in " ".join(about(folder)["problems"])
     assert about(folder)["status"] == ("error" if how == "ends" else "cancelled")
     assert not engine.containers.list(all=True, filters={"id": str(container.id)})

@@ -223,17 +223,19 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-async def test_attachments_of_any_name(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("the attached words")
+async def test_attachments_of_any_name(tmp_path: Path) -> None:
+    for number, name in enumerate(NAMES):
+        (tmp_path / name).write_text(f"the attached words {number}.")
 
     def see(c: object) -> list[object]:
-        found = "the attached words" in json.dumps(c.body["messages"])  # type: ignore[attr-defined]
-        return [*say(f"{found} {chr(10) in typed(c).partition('@')[2]}")(c)]  # type: ignore[arg-type]
+        said = json.dumps(c.body["messages"])  # type: ignore[attr-defined]
+        found = [number for number in range(len(NAMES)) if f"the attached words {number}." in said]
+        return [*say(f"{found} {typed(c).count(chr(10))}")(c)]  # type: ignore[arg-type]
 
     setup = plan(tmp_path / "runs", conversation(see))  # type: ignore[arg-type]
-    result = await run_session("look", setup, attachments=[tmp_path / name])
-    assert result.check().text == "True False"
+    result = await run_session("look", setup, attachments=[tmp_path / name for name in NAMES])
+    # A line for each reference, after the prompt's own, an empty one and a heading.
+    assert result.check().text == f"{[*range(len(NAMES))]} {len(NAMES) + 2}"
 
 
 async def test_an_attachment_that_is_no_file_is_refused(tmp_path: Path) -> None:

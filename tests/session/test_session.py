@@ -356,7 +356,7 @@ async def test_a_session_goes_on_from_what_was_heard_before_it_was_mirrored(tmp_
     transcript = first.folder / "transcript" / f"{first.session_id}.jsonl"
     whole = transcript.read_text().splitlines(keepends=True)
     (first.folder / "run.json").write_text(
-        json.dumps(about(first.folder) | {"status": "running", "prompts": []})
+        json.dumps(about(first.folder) | {"status": "running", "prompts": [], "transcript_whole": False})
     )
 
     def asked(c: Conversation) -> list[Block]:
