@@ -284,7 +284,9 @@ async def _sandbox(stack: contextlib.AsyncExitStack, setup: Setup, folder: RunFo
                 # The run has ended, and how is told already; the sandbox ends itself when its lease lapses.
                 item.stays = True
                 folder.problem(f"the sandbox could not be removed: {error}")
-                _log.warning("Run %s has ended, but its sandbox could not be removed: %s", folder.id, error)
+                _log.warning(
+                    "Run %s has ended, but its sandbox could not be removed: %s", folder.id, str(error)
+                )
 
         _record_problems(stack, opened, folder)
         stack.push_async_callback(close)
