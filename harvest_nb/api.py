@@ -209,7 +209,7 @@ async def _manifest(sandbox: Sandbox) -> bytes | None:
 
 
 def _account(provider: Provider, image: str, contract: Path | None) -> str:
-    """What is wrong with the agent's user by the /etc/passwd of the image; empty where nothing is known to be."""
+    """Return the fault of the agent's user in the image's /etc/passwd, an empty text without one."""
     user = load_contract(contract).user
     if user is None or not isinstance(provider, DockerProvider):
         return ""

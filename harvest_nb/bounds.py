@@ -55,7 +55,7 @@ class Bounds(BaseSettings):
     silent_seconds: float = Field(default=3.0, gt=0)
     """How long a sandbox may leave a message unanswered while a run that has ended is put away."""
     unpacked_bytes: int = Field(default=1024 * _MIB, gt=0)
-    """What one compressed file may unpack to."""
+    """Bytes that one compressed file unpacks to."""
     unpacked_ratio: int = Field(default=200, gt=0)
     """How many times its own size a compressed file may unpack to; the first 16 MiB are free."""
     image_bytes: int = Field(default=16 * 1024 * _MIB, gt=0)

@@ -99,7 +99,7 @@ class Contract:
 
     @property
     def variables(self) -> dict[str, str] | None:
-        """What the image may set in its environment, by the checks of that kind; None where there is none."""
+        """Return the patterns of the variables that an image may set, None without a check of the environment."""
         found = [check.known for check in self.checks if isinstance(check, EnvironmentCheck)]
         return {name: value for known in found for name, value in known.items()} if found else None
 

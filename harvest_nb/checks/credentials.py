@@ -56,7 +56,6 @@ def _shape(kind: str, pattern: str, needles: str = "", *, sure: bool = True) -> 
     return Shape(kind, pattern, tuple(needle.encode() for needle in needles.split()), sure)
 
 
-# \x22 is a quotation mark: ripgrep takes no escaped one.
 _PLAIN = r"[^\s/:@'\x22<>(){}\[\]$*`\\]"  # of a user or a password in a URL; what else there is makes it an example
 _GITHUB = r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,})"
 _GOOGLE = r"\b(?:AIza[0-9A-Za-z_-]{35}\b|GOCSPX-[A-Za-z0-9_-]{20,}|ya29\.[A-Za-z0-9_-]{20,})"

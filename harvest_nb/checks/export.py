@@ -1,4 +1,4 @@
-"""What the layers of an image hold, read from `docker save`'s stream: entries, and credentials in text files.
+"""Reads an image's layers from `docker save`'s stream: their entries, and credentials in text files.
 
 The image may be a stranger's. Nothing is unpacked, and what is read has bounds (`harvest_nb.bounds`).
 """
@@ -60,7 +60,7 @@ class Entry:
 
 @dataclass
 class Layer:
-    """What is in a layer: its entries, what it takes out of those below, and the credentials, without their values."""
+    """A layer: its entries, the paths that it removes from those below, and problems, without credentials' values."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)

