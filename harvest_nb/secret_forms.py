@@ -151,11 +151,22 @@ def _as_characters(value: str, public: int) -> Form:
     patterns = [_either(each) for each in spelled]
     for at, part in enumerate(parts):
         if "\n" in part:
-            same = next(iter(groupby(parts[at + 1 : at + 7])))[1]
-            patterns[at] = _breaks(part, _NUL.join(patterns[at + 1] for _ in same), escaped[at])
+            then = ""
+            for each in reversed(range(at + 1, at + 1 + _ambiguous(parts[at + 1 :]))):
+                gap = _NUL_ESCAPED if escaped[each + 1 : each + 2] == [True] else _NUL
+                then = patterns[each] + (f"(?:{_CUT}|{gap}{then})" if then else "")
+            patterns[at] = _breaks(part, then, escaped[at])
     gaps = [_NUL_ESCAPED if each else _NUL for each in escaped[1:]]
     cut = _NUL + (_CUT_DRESSED if "\n" in value else "") + _CUT
     return _made(spelled[0], [gap + x for gap, x in zip(gaps, patterns[1:], strict=False)], cut, public)
+
+
+def _ambiguous(parts: Sequence[str]) -> int:
+    """Return how many of `parts` it takes to tell a line's own beginning from a number or a mark in front of it."""
+    for at, part in enumerate(parts):
+        if not re.fullmatch(r"[\d:→\t >|#+\\-]+", part):
+            return at + (part[0] != "\n")
+    return len(parts)
 
 
 def _breaks(part: str, then: str, escaped: bool) -> str:

@@ -5,7 +5,7 @@ import json
 from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from harvest_nb.redact import Redactor, all_secrets, find_secret_shapes
@@ -26,6 +26,7 @@ def test_no_form_of_a_secret_survives(secret: str, before: str, after: str) -> N
         assert secret not in said.replace("[redacted:TOKEN]", "")
 
 
+@example("1\n> >1", 0)  # its second line begins with a mark, twice
 @given(st.text("ab1:-+>|#\\ \t\r\n→", min_size=6, max_size=40).map(str.strip), st.integers(0, 3))
 def test_whatever_the_lines_of_a_secret_begin_with(secret: str, levels: int) -> None:
     assume(len(secret) >= 6)
