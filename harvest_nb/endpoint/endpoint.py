@@ -75,6 +75,12 @@ class Endpoint:
         name = self.url or f"the {self.kind} endpoint"
         return re.sub(rf"(http://)?(127\.0\.0\.1|localhost):{self.inside}\b", lambda _: name, text)
 
+    def asked(self, reason: str, status: int | None) -> str:
+        """Return why a request failed, with the URL of an endpoint elsewhere that was asked."""
+        if self.url is None or self.url in reason:
+            return reason
+        return f"{reason} ({self.url} was asked{f', HTTP status {status}' if status else ''})"
+
     def note(self, method: str, path: str, status: int | None, note: str = "") -> None:
         """Add to the log, which a sandbox that asks for ever does not fill without end."""
         if len(self.log) < _LOGGED:

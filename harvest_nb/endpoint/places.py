@@ -8,7 +8,7 @@ from typing import Any
 
 from harvest_nb.sandbox.base import Sandbox
 
-__all__ = ["Places", "rewrite"]
+__all__ = ["Places", "deep", "rewrite"]
 
 _MARK = re.compile(r"\{harvest:(\w+)\}")
 

@@ -15,6 +15,7 @@ from typing import Any
 from claude_agent_sdk import ClaudeAgentOptions, Message, PermissionMode, ResultMessage, SystemMessage
 
 from harvest_nb.endpoint import Endpoint
+from harvest_nb.endpoint.places import deep
 from harvest_nb.errors import RunFolderError, SandboxError, SandboxGone, SessionError
 from harvest_nb.sandbox.base import Sandbox
 from harvest_nb.sandbox.uncancelled import to_the_end
@@ -138,6 +139,8 @@ class Session:
         # What is shown is what is recorded; only what the SDK itself answers must stay as it came.
         if safe is not None and message.get("type") not in _PROTOCOL:
             message = json.loads(safe)
+        if direction == "in" and _by_the_cli(message):
+            message = deep(message, self.endpoint.named)  # it knows the address in the sandbox alone
         if self._turn is not None:
             if direction == "in":
                 self._turn.raw(message)
@@ -338,13 +341,16 @@ class Session:
             cost, link.cost = round(total - link.cost, 9), total  # without the noise of binary fractions
         safe = self.folder.redactor.text
         reason = reason and self.endpoint.named(reason)
+        # A request that failed ends in a result of the subtype `success`; the CLI does not say who was asked.
+        if status == "error" and outcome and outcome.is_error and outcome.subtype == "success":
+            reason = self.endpoint.asked(str(reason), outcome.api_error_status)
         result = RunResult(
             id=self.folder.id,
             folder=self.folder.path,
             prompt=safe(turn.prompt),
             status=status,
             reason=reason and safe(reason),
-            text=outcome.result and self.endpoint.named(outcome.result) if outcome else None,
+            text=outcome.result if outcome else None,
             structured=outcome.structured_output if outcome else None,
             session_id=self.session_id,
             endpoint=self.endpoint.kind,
@@ -397,3 +403,11 @@ class Session:
         if self._link is not None:
             with contextlib.suppress(SandboxGone):
                 await self._link.stop()
+
+
+def _by_the_cli(message: dict[str, Any]) -> bool:
+    """Return whether a message holds what the CLI says itself, as of a request that failed."""
+    match message:
+        case {"type": "result"} | {"type": "assistant", "message": {"model": "<synthetic>"}}:
+            return True
+    return False

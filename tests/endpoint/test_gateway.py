@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -205,15 +206,55 @@ async def headers_without_end(writer: asyncio.StreamWriter, _: dict[str, Any]) -
     writer.write(head("200 OK", "text/event-stream", "x-more: " + "a" * 200_000))
 
 
-@pytest.mark.parametrize("answer", [failing, headers_without_end, reset])
+async def not_found(writer: asyncio.StreamWriter, _: dict[str, Any]) -> None:
+    writer.write(head("404 Not Found", "text/plain") + b"no such page")
+
+
+@pytest.mark.parametrize("answer", [failing, headers_without_end, reset, not_found, a_web_page, too_short])
 async def test_errors_name_the_gateway_and_no_port_of_the_sandbox(answer: Answer, tmp_path: Path) -> None:
+    shown: list[Any] = []
     async with foreign(answer) as (url, _):
         plan = Setup(provider=HostProvider(), runs_dir=tmp_path, endpoint=url, options=PLAIN)
-        result = await run_session("hello", plan)
+        result = await run_session("hello", plan, on_message=shown.append)
     assert result.status == "error"
+    assert url in str(result.reason)
     known = f"127.0.0.1:{httpx.URL(url).port}"
-    for text in (result.reason, result.text):
+    for text in (result.reason, result.text, *shown):
         assert set(re.findall(r"127\.0\.0\.1:\d+", str(text))) <= {known}
+
+
+async def test_an_address_that_the_cli_names_is_shown_as_the_gateways(tmp_path: Path) -> None:
+    mark = str(uuid.uuid4())
+    said: list[str] = []
+
+    async def names_the_port(writer: asyncio.StreamWriter, _: dict[str, Any]) -> None:
+        found = {
+            variables["ANTHROPIC_BASE_URL"]
+            for environ in Path("/proc").glob("[0-9]*/environ")
+            if (variables := environment(environ)).get("MARK") == mark and "ANTHROPIC_BASE_URL" in variables
+        }
+        (inner,) = found
+        said.append(inner)
+        body = {"type": "error", "error": {"type": "invalid_request_error", "message": f"{inner} says no"}}
+        writer.write(head("400 Bad Request") + json.dumps(body).encode())
+
+    shown: list[Any] = []
+    async with foreign(names_the_port) as (url, _):
+        options = replace(PLAIN, env={**PLAIN.env, "MARK": mark})
+        plan = Setup(provider=HostProvider(), runs_dir=tmp_path, endpoint=url, options=options)
+        result = await run_session("hello", plan, on_message=shown.append)
+    assert said
+    for text in (result.reason, result.text, shown):
+        assert f"{url} says no" in str(text)
+        assert said[0] not in str(text)
+
+
+def environment(path: Path) -> dict[str, str]:
+    """The variables of a process, none of one that has ended or is another user's."""
+    with contextlib.suppress(OSError):
+        parts = path.read_bytes().decode("utf-8", "replace").split("\0")
+        return dict(part.split("=", 1) for part in parts if "=" in part)
+    return {}
 
 
 ASK = """
