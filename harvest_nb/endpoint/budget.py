@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
+from harvest_nb.endpoint.metering import COUNTS, WORDS
 from harvest_nb.prices import load_prices
 
 __all__ = ["Budget"]
@@ -26,11 +28,15 @@ class Budget:
         """Whether more has been spent than the budget."""
         return self.spent > self.most
 
-    def add(self, model: str, counts: Mapping[str, int]) -> None:
-        """Add an answer's counts, by the names of `harvest_nb.endpoint.metering.COUNTS`."""
-        prompt = sum(count for name, count in counts.items() if name != "output_tokens")
-        rates = self._prices.rates(model, prompt_tokens=prompt)
+    def add(self, model: str, usage: Mapping[str, Any]) -> None:
+        """Add an answer's usage, by the names of `COUNTS` and `WORDS` of `harvest_nb.endpoint.metering`."""
+        prompt = sum(
+            usage.get(name, 0) for name in COUNTS if name not in ("output_tokens", "web_search_requests")
+        )
+        words = {name: usage.get(name) for name in WORDS}
+        rates = self._prices.rates(model, prompt_tokens=prompt, **words)
         if rates is None:
             return
-        for name, count in counts.items():
-            self.spent += rates.cost(name.removesuffix("_tokens"), count) or 0
+        for name in COUNTS:
+            component = name.removesuffix("_tokens").removesuffix("_requests")
+            self.spent += rates.cost(component, usage.get(name, 0)) or 0

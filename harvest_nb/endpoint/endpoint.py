@@ -6,14 +6,17 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from harvest_nb.settings import ENDPOINT_TOKEN
 
 __all__ = ["Endpoint", "Event", "Kind", "Usage"]
 
-Usage = Callable[[str, Mapping[str, int], bool], None]
-"""Takes the model that answered, its counts (see `harvest_nb.endpoint.metering.COUNTS`) and whether they are final."""
+Usage = Callable[[str, Mapping[str, Any], bool], None]
+"""Takes the model that answered, its usage and whether that is final.
+
+The usage has the names of `COUNTS` and `WORDS` of `harvest_nb.endpoint.metering`.
+"""
 Kind = Literal["scripted", "cassette", "anthropic", "gateway"]
 """Who it is: a script or a recording on loopback, Anthropic, or another server that speaks its API."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from harvest_nb.bounds import bounds, json_within
 from harvest_nb.endpoint.endpoint import Usage
 
-__all__ = ["COUNTS", "Meter"]
+__all__ = ["COUNTS", "WORDS", "Meter"]
 
 COUNTS = (
     "input_tokens",
@@ -15,8 +15,11 @@ COUNTS = (
     "cache_write_5m_tokens",
     "cache_write_1h_tokens",
     "cache_read_tokens",
+    "web_search_requests",
 )
 """Names of the counts."""
+WORDS = {"speed": "speed", "geo": "inference_geo", "tier": "service_tier"}
+"""What else a price depends on, and its name in a `usage` of the Messages API."""
 _LONGEST = 4 << 20  # bytes of a line, or of an answer in one piece; those that hold a usage are shorter
 _BYTES_A_TOKEN = 4  # in English text
 _FRAME = 100  # bytes of an event around its text
@@ -41,7 +44,7 @@ class Meter:
         self._skips = False
         self._final = False
         self._heard = 0  # tokens of the answer, estimated
-        self._usage: dict[str, int] = {"input_tokens": prompt // _BYTES_A_TOKEN}
+        self._usage: dict[str, Any] = {"input_tokens": prompt // _BYTES_A_TOKEN}
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the answer."""
@@ -92,9 +95,12 @@ class Meter:
                 self._usage |= _counts(usage)
 
 
-def _counts(usage: dict[str, Any]) -> dict[str, int]:
-    """Return the counts that a `usage` of the Messages API names (its reference, "Usage")."""
-    found: dict[str, int] = {
+def _counts(usage: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts and words that a `usage` of the Messages API names (its reference, "Usage")."""
+    found: dict[str, Any] = {
+        name: word[:_NAME] for name, key in WORDS.items() if isinstance(word := usage.get(key), str)
+    }
+    found |= {
         name: usage[key]
         for name, key in (
             ("input_tokens", "input_tokens"),
@@ -103,6 +109,9 @@ def _counts(usage: dict[str, Any]) -> dict[str, int]:
         )
         if _is_count(usage.get(key))
     }
+    tools = usage.get("server_tool_use")
+    if isinstance(tools, dict) and _is_count(tools.get("web_search_requests")):
+        found["web_search_requests"] = tools["web_search_requests"]
     written: Any = usage.get("cache_creation_input_tokens")
     if _is_count(written):
         kinds = usage.get("cache_creation")

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from http.cookiejar import DefaultCookiePolicy
+from typing import Any
 
 import httpx
 from starlette.applications import Starlette
@@ -163,7 +164,7 @@ class _Proxy:
             at_end=passed.close,
         )
 
-    def _count(self, model: str, counts: Mapping[str, int], final: bool) -> None:
+    def _count(self, model: str, counts: Mapping[str, Any], final: bool) -> None:
         self.endpoint.on_usage(model, counts, final)
         if self._budget is not None:
             self._budget.add(model, counts)

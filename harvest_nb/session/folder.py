@@ -156,11 +156,11 @@ class RunFolder:
         except RunFolderError as error:  # the disk is full; `run.json` has some room kept
             _log.debug("%s", error)
 
-    def count(self, model: str, counts: Mapping[str, int], *, final: bool = True) -> None:
+    def count(self, model: str, counts: Mapping[str, Any], *, final: bool = True) -> None:
         """Append to `endpoint.jsonl` what one answer of the endpoint used.
 
         Args:
-            counts: by the names of `harvest_nb.endpoint.metering.COUNTS`.
+            counts: by the names of `COUNTS` and `WORDS` of `harvest_nb.endpoint.metering`.
             final: whether the answer said so itself at its end; else the counts are estimated.
         """
         said = {"t": round(time.time(), 6), "model": model, **counts, **({} if final else {"final": False})}

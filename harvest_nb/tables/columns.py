@@ -472,6 +472,10 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         ),
         _C("cache_write_1h_tokens", "int", "tokens", "as the answer says"),
         _C("cache_read_tokens", "int", "tokens", "as the answer says"),
+        _C("web_search_requests", "int", "searches", "as the answer says"),
+        _C("speed", "category", "", "as the answer says; `fast` costs more"),
+        _C("geo", "category", "", "where it was answered, as the answer says; `us` costs more"),
+        _C("tier", "category", "", "service tier, as the answer says; `batch` costs less"),
         _C(
             "is_final",
             "bool",

@@ -26,7 +26,7 @@ def endpoint_rows(run: Run, prices: PriceTable, notes: list[Problem]) -> Iterato
     The proxy leaves out the counts that an answer does not name: these are 0.
     """
     for path, line in run.metered:
-        counts = {name: as_total(line.value.get(name, 0)) for name in _TOKENS}
+        counts = {name: as_total(line.value.get(name, 0)) for name in (*_TOKENS, "web_search_requests")}
         for name in (name for name, count in counts.items() if count is None):
             detail = f"{name} is {str(line.value[name])[:40]}: no count, so it is taken as missing"
             notes.append(Problem(path, "bad_count", detail, line.number, line.offset, run_id=run.run_id))
@@ -34,16 +34,17 @@ def endpoint_rows(run: Run, prices: PriceTable, notes: list[Problem]) -> Iterato
             "model": as_str(line.value.get("model")),
             "time": from_epoch(line.value.get("t")),
             **counts,
+            **{name: as_str(line.value.get(name)) for name in ("speed", "geo", "tier")},
             "is_final": line.value.get("final") is not False,
         }
-        cost = priced({**row, "web_search_requests": 0}, price_usage(row, prices))
+        cost = priced(row, price_usage(row, prices))
         yield {"run_id": run.run_id, **row, "cost_usd": cost}
 
 
 def note_difference(
     run: Run, rows: Sequence[Mapping[str, Any]], results: Iterable[Mapping[str, Any]], notes: list[Problem]
 ) -> None:
-    """Note a problem where the endpoint counted other tokens than the CLI reported.
+    """Note a problem where the endpoint counted other tokens or searches than the CLI reported.
 
     Args:
         rows: of `endpoint_usage`.
@@ -57,6 +58,7 @@ def note_difference(
         "output": (("output_tokens",), "output_tokens"),
         "cache write": (_WRITES, "cache_write_tokens"),
         "cache read": (("cache_read_tokens",), "cache_read_tokens"),
+        "web searches": (("web_search_requests",), "web_search_requests"),
     }
     parts: list[str] = []
     for name, (metered, reported) in columns.items():
@@ -65,7 +67,7 @@ def note_difference(
             parts.append(f"{name} {here:,} against {there:,}")
     if parts:
         detail = (
-            f"in {len(rows):,} requests the endpoint counted other tokens than the CLI reports ({', '.join(parts)}): "
+            f"in {len(rows):,} requests the endpoint counted otherwise than the CLI reports ({', '.join(parts)}): "
             "something else in the sandbox asked the model, or an answer was cut short or repeated"
         )
         notes.append(Problem(run.path, "endpoint_usage_differs", detail, run_id=run.run_id))

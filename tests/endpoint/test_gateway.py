@@ -320,7 +320,18 @@ async def test_what_the_endpoint_counted_stands_beside_what_the_cli_reports(
     assert run["cost_endpoint_usd"] == sum(frames.endpoint_usage["cost_usd"])
 
 
-async def test_a_budget_bounds_what_the_agent_itself_asks(tmp_path: Path) -> None:
+# Each answer costs 0.7 USD: at 5 and 150 USD for a million tokens, and 10 for a thousand searches.
+COSTLY = [
+    ("claude-haiku-4-5", {"output_tokens": 140_000}),
+    ("claude-opus-4-6", {"output_tokens": 4_667, "speed": "fast"}),
+    ("claude-haiku-4-5", {"server_tool_use": {"web_search_requests": 70}}),
+]
+
+
+@pytest.mark.parametrize(("model", "usage"), COSTLY, ids=["tokens", "fast tokens", "searches"])
+async def test_a_budget_bounds_what_the_agent_itself_asks(
+    model: str, usage: dict[str, Any], tmp_path: Path
+) -> None:
     """The CLI stops its own requests at the budget; it does not see the others."""
     answered = 0
 
@@ -330,8 +341,8 @@ async def test_a_budget_bounds_what_the_agent_itself_asks(tmp_path: Path) -> Non
         body = bash(asked["model"], ASK * 40) if asked["max_tokens"] != 9 else costly
         writer.write(head("200 OK", "text/event-stream") + body)
 
-    # 0.7 USD each, at 5 USD for a million tokens.
-    costly = hello("claude-haiku-4-5").replace(b'"output_tokens": 7', b'"output_tokens": 140000')
+    said = json.dumps({"output_tokens": 7} | usage)[1:-1].encode()
+    costly = hello(model).replace(b'"output_tokens": 7', said)
     options = replace(PLAIN, model="claude-sonnet-4-5", allowed_tools=["Bash"], max_budget_usd=2.0)
     async with foreign(answer) as (url, _):
         plan = Setup(provider=HostProvider(), runs_dir=tmp_path, endpoint=url, options=options)

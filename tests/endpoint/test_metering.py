@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvest_nb.endpoint.metering import COUNTS, Meter
+from harvest_nb.endpoint.metering import COUNTS, WORDS, Meter
 from tests.endpoint.test_gateway import hello, sse
 
 
@@ -51,6 +51,10 @@ USAGE = {
     "cache_read_input_tokens": 3,
     "cache_creation_input_tokens": 9,
     "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 5},
+    "server_tool_use": {"web_search_requests": 6},
+    "speed": "fast",
+    "inference_geo": "us",
+    "service_tier": "standard",
 }
 
 
@@ -59,7 +63,13 @@ def test_an_answer_in_one_piece_of_json(places: list[int]) -> None:
     data = json.dumps({"type": "message", "model": "m", "content": [], "usage": USAGE}).encode()
     assert counted(cut(data, places), streamed=False) == (
         "m",
-        {**dict(zip(COUNTS, (1, 2, 4, 5, 3), strict=True)), "final": True},
+        {
+            **dict(zip(COUNTS, (1, 2, 4, 5, 3, 6), strict=True)),
+            "speed": "fast",
+            "geo": "us",
+            "tier": "standard",
+            "final": True,
+        },
     )
 
 
@@ -91,7 +101,7 @@ def test_nonsense_counts_nothing_below_zero(events: list[dict[str, Any]], end: b
     for streamed in (True, False):
         model, counts = counted([data], streamed=streamed)
         assert len(model) <= 200
-        assert set(counts) <= {*COUNTS, "final"}
+        assert set(counts) <= {*COUNTS, *WORDS, "final"}
         assert all(type(counts[name]) is int and counts[name] >= 0 for name in counts.keys() & set(COUNTS))
 
 

@@ -48,3 +48,13 @@ def test_a_count_that_is_none_is_missing_and_told(writer, name, count):
 def test_the_other_counts_are_compared_all_the_same(writer):
     frames = metered(writer, {**LINE, "input_tokens": -5, "output_tokens": 77})
     assert set(frames.problems["reason"]) == {"bad_count", "endpoint_usage_differs"}
+
+
+def test_what_a_price_depends_on_is_read_as_of_the_clis_rows(writer):
+    words = {"speed": "fast", "geo": "us", "tier": "standard", "web_search_requests": 2}
+    frames = metered(writer, LINE, {**LINE, "model": "claude-opus-4-6", **words})
+    # 300 and 30 tokens at 6 times 5 and 25 USD for a million and a tenth more; a search is a cent.
+    assert frames.endpoint_usage["cost_usd"].tolist() == [Decimal("0.00135"), Decimal("0.03485")]
+    (problem,) = frames.problems.to_dict("records")
+    assert problem["reason"] == "endpoint_usage_differs"
+    assert "searches" in problem["detail"]
