@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from harvest_nb.prices import canonical_model
@@ -129,7 +129,10 @@ def reassign_to_answering_models(
 
 
 def _by_tokens(row_counts: Tokens, result_counts: Tokens, unfinished: Collection[str]) -> Iterator[Swap]:
-    """Yield swaps of the fewest models over which the result tells the same tokens as the rows, but not for each."""
+    """Yield swaps of the fewest models over which the result tells the same tokens as the rows, but not for each.
+
+    Of as many models, those come first whose output is the same without taking a placeholder for more.
+    """
     unknown = {model for model, units in row_counts.missing | result_counts.missing if units in _COMPARED}
     models = (row_counts.counts.keys() | result_counts.counts.keys()) - unknown - {""}
     found = {
@@ -139,7 +142,7 @@ def _by_tokens(row_counts: Tokens, result_counts: Tokens, unfinished: Collection
         model: found[model] for model in sorted(found, key=lambda name: -sum(map(abs, found[name])))[:_MOST]
     }
     more = {model: figures for model, figures in more.items() if any(figures)}
-    for size in range(2, len(more) + 1):
+    for size, exact in product(range(2, len(more) + 1), (True, False)):
         for group in combinations(sorted(more), size):
             if not more.keys() >= set(group):
                 continue  # a part of it was found meanwhile
@@ -148,8 +151,8 @@ def _by_tokens(row_counts: Tokens, result_counts: Tokens, unfinished: Collection
             answered = tuple(model for model in group if min(more[model]) < 0)
             # A placeholder is less than what the result tells.
             waiting = [model for model in (*answered, *asked) if model in unfinished]
-            fits = output == 0 or (output > 0 and waiting and any(any(more[model][:-1]) for model in group))
-            if any(prompts) or not fits or not answered:
+            late = output > 0 and waiting and any(any(more[model][:-1]) for model in group)
+            if any(prompts) or not answered or not (output == 0 if exact else late):
                 continue
             _take_row_counts(
                 row_counts, result_counts, (*answered, *(model for model in asked if model not in answered))
