@@ -17,6 +17,8 @@ from harvest_nb.errors import SettingsError
 __all__ = ["Bounds", "bounds", "json_within"]
 
 _MIB = 1024**2
+_WIDEST = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")  # beyond U+FFFF, as it is or as an escape
+_WIDE = re.compile(rb"[\xc4-\xef]|\\u(?!00)")  # beyond U+00FF
 # Possessive, and with an end that may be missing: each byte is looked at once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
@@ -44,6 +46,10 @@ class Bounds(BaseSettings):
     """A run's `stderr.log`; the rest is left out."""
     stream_bytes: int = Field(default=2048 * _MIB, gt=0)
     """A run's `stream.jsonl`, past which the run ends, and the transcript that grows beside it."""
+    text_bytes: int = Field(default=48 * _MIB, gt=0)
+    """Memory of the text of one message or request: one emoji in it makes four bytes of every character."""
+    messages_bytes: int = Field(default=64 * _MIB, gt=0)
+    """Memory of the typed messages that a session's results hold, and that of partial ones; `stream.jsonl` has all."""
     json_values: int = Field(default=1_000_000, gt=0)
     """Values in one message, request or line of a transcript, for each takes some hundred bytes of memory."""
     request_bytes: int = Field(default=32 * _MIB, gt=0)
@@ -81,8 +87,15 @@ def json_within(data: bytes, most: int) -> Any:
     """Parse JSON text that holds at most `most` values, as `[]` alone takes 30 times its size in memory.
 
     Raises:
-        ValueError: it is no JSON, or holds more.
+        ValueError: it is no JSON, holds more, or is longer than `Bounds.text_bytes` in memory.
     """
+    # See PEP 393: the widest character of a text decides how many bytes each takes.
+    if len(data) > _MIB and len(data) * (
+        width := 4 if _WIDEST.search(data) else 2 if _WIDE.search(data) else 1
+    ) > (room := bounds().text_bytes):
+        raise ValueError(
+            f"more than {room // width:,} bytes where characters take {width} (HARVEST_MAX_TEXT_BYTES)"
+        )
     if _marks(data) > most and (data.count(b'"') > 2 * most or _marks(_STRING.sub(b"", data)) > most):
         raise ValueError(f"more than {most:,} values (HARVEST_MAX_JSON_VALUES)")
     try:

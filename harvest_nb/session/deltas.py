@@ -10,6 +10,7 @@ from harvest_nb.redact import Pieces, Redactor
 
 __all__ = ["Deltas"]
 
+_MOST = 1_000  # blocks that stream at one time
 _FIELDS = {"text_delta": "text", "input_json_delta": "partial_json", "thinking_delta": "thinking"}
 
 
@@ -30,13 +31,15 @@ class Deltas:
             return None
         event = message.get("event") or {}
         key = (message.get("parent_tool_use_id"), event.get("index", -1))
-        if event.get("type") == "content_block_start":
+        if event.get("type") in ("content_block_start", "content_block_stop"):
             self._blocks.pop(key, None)
             return None
         delta = event.get("delta") or {}
         name = _FIELDS.get(delta.get("type", ""))
         if event.get("type") != "content_block_delta" or name is None or not delta.get(name):
             return None
+        if key not in self._blocks and len(self._blocks) == _MOST:
+            del self._blocks[next(iter(self._blocks))]  # the one that began first
         cleaned = self._blocks[key].text(delta[name])
         if cleaned == delta[name]:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import io
@@ -26,6 +27,7 @@ __all__ = ["RunFolder", "append_whole", "entries_of", "is_written", "now"]
 _SCHEMA = 1
 _PROBLEMS = 100  # how many are named
 _log = logging.getLogger(__name__)
+_PIECE = 4 * 1024**2  # bytes of a file that are looked at together
 _RESERVE = 64 * 1024  # bytes kept for the end of run.json on a disk that has filled up
 _REMOVED = "its stream.jsonl was removed during the run, and the messages in it are lost"
 
@@ -101,10 +103,8 @@ class RunFolder:
         """
         text = message.decode("utf-8", "surrogateescape")
         safe = self.redactor.text(text)
-        line = (
-            f'{{"seq": {self._sequence}, "t": {time.time():.6f}, "dir": "{direction}", "message": {safe}}}\n'
-        )
-        data = line.encode("utf-8", "surrogateescape")
+        head = f'{{"seq": {self._sequence}, "t": {time.time():.6f}, "dir": "{direction}", "message": '
+        data = b"".join((head.encode(), safe.encode("utf-8", "surrogateescape"), b"}\n"))
         self._stream_bytes += len(data)
         if self._stream_bytes > self._bounds.stream_bytes:
             raise RunFolderError(
@@ -195,8 +195,12 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be written.
         """
-        text = self.redactor.text(data.decode("utf-8", "surrogateescape"))
-        self._replace(self.path / self.redactor.text(name), text.encode("utf-8", "surrogateescape"))
+        # In pieces: one emoji makes four bytes of every character of a text.
+        pieces, decoder = Pieces(self.redactor), codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        parts = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+        safe = [pieces.text(decoder.decode(part)).encode("utf-8", "surrogateescape") for part in parts]
+        safe.append(pieces.text(decoder.decode(b"", True)).encode("utf-8", "surrogateescape"))
+        self._replace(self.path / self.redactor.text(name), b"".join(safe))
 
     def _replace(self, target: Path, data: bytes) -> None:
         # A name of its own, as the file's may already be as long as names can be.

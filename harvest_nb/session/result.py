@@ -41,6 +41,7 @@ class RunResult:
     """Names of the tools that were running when the turn was stopped."""
     seconds: float
     messages: list[Message] = field(repr=False)
+    """What came, as far as there was room for it (`HARVEST_MAX_MESSAGES_BYTES`); `stream.jsonl` has all."""
 
     @classmethod
     def without_session(cls, folder: RunFolder, prompt: str, status: str, reason: str) -> Self:

@@ -14,6 +14,7 @@ from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, Message, PermissionMode, ResultMessage, SystemMessage
 
+from harvest_nb.bounds import bounds
 from harvest_nb.endpoint import Endpoint
 from harvest_nb.endpoint.places import deep
 from harvest_nb.errors import RunFolderError, SandboxError, SandboxGone, SessionError
@@ -22,6 +23,7 @@ from harvest_nb.sandbox.uncancelled import to_the_end
 from harvest_nb.session.attach import attach
 from harvest_nb.session.deltas import Deltas
 from harvest_nb.session.folder import RunFolder, now
+from harvest_nb.session.kept import Kept
 from harvest_nb.session.link import CLILink
 from harvest_nb.session.options import starting, taken_up
 from harvest_nb.session.result import RunResult
@@ -75,6 +77,7 @@ class Session:
         """UUIDs of the prompts sent to this session's CLIs."""
         self._lock = asyncio.Lock()
         self._deltas = Deltas(folder.redactor)
+        self._kept = Kept(bounds().messages_bytes)
 
     @property
     def busy(self) -> bool:
@@ -153,6 +156,8 @@ class Session:
         if turn is None:
             return  # between prompts; recorded all the same
         turn.handle(message)
+        if self._kept.is_full:
+            self.folder.problem("later messages are in stream.jsonl alone (HARVEST_MAX_MESSAGES_BYTES)")
         if isinstance(message, SystemMessage) and message.subtype == "init":
             self.folder.mark("init")
             self.session_id = message.data.get("session_id", self.session_id)
@@ -197,7 +202,7 @@ class Session:
             raise SessionError("The session is answering another prompt", hint="wait for it, or cancel it")
         if self._closed:
             raise SessionError("The session has been closed", hint="open another one")
-        turn = self._turn = Prompted(prompt, on_message, self.endpoint.variable)
+        turn = self._turn = Prompted(prompt, on_message, self.endpoint.variable, self._kept)
         if self._timeout is not None:
             turn.deadline = (began or turn.began) + self._timeout
         known = len(self.endpoint.failures)

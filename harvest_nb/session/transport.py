@@ -150,18 +150,21 @@ class SandboxTransport(Transport):
         line = line.strip()
         if not line.startswith(b"{"):
             if line:
-                self._on_stderr(f"[stdout] {line.decode('utf-8', 'replace')}", True)
+                self._unreadable("[stdout]", line)
             return None
         try:
             message: dict[str, Any] = json_within(line, self._values)
         except ValueError as error:
             # The last line of a CLI that was killed in mid-write looks like this, or one that is not the CLI's.
-            # In parts, so that a secret is not cut in two where the rest is left out.
-            self._on_stderr(f"[stdout, {error}] {line[:_STDERR_LINE].decode('utf-8', 'replace')}", False)
-            left = len(line) - _STDERR_LINE
-            self._on_stderr(f" … ({left:,} bytes more)" if left > 0 else "", True)
+            self._unreadable(f"[stdout, {error}]", line)
             return None
         return self._tap("in", message, line)
+
+    def _unreadable(self, why: str, line: bytes) -> None:
+        # In parts, so that a secret is not cut in two where the rest is left out.
+        self._on_stderr(f"{why} {line[:_STDERR_LINE].decode('utf-8', 'replace')}", False)
+        left = len(line) - _STDERR_LINE
+        self._on_stderr(f" … ({left:,} bytes more)" if left > 0 else "", True)
 
     async def kill(self) -> None:
         """End the CLI and everything in its process group at once."""

@@ -18,9 +18,11 @@ from claude_agent_sdk import (
 )
 
 from harvest_nb.errors import HarvestError, SandboxGone, SessionError
+from harvest_nb.session.kept import Kept
 
 __all__ = ["Prompted"]
 
+_MOST = 10_000  # tools and tasks that are followed at one time
 _CREDENTIALS = {401: "refused", 403: "not allowed to do this"}
 
 
@@ -41,10 +43,11 @@ class Prompted:
     Args:
         on_message: the caller's; what it raises ends the prompt with that error.
         variable: the one that holds the endpoint's credential.
+        kept: says whether there is room to keep a message.
     """
 
-    def __init__(self, prompt: str, on_message: Callable[[Message], None], variable: str) -> None:
-        self.prompt, self._on_message, self._variable = prompt, on_message, variable
+    def __init__(self, prompt: str, on_message: Callable[[Message], None], variable: str, kept: Kept) -> None:
+        self.prompt, self._on_message, self._variable, self._kept = prompt, on_message, variable, kept
         self.id = str(uuid.uuid4())
         self.began = time.monotonic()
         self.deadline: float | None = None
@@ -52,6 +55,11 @@ class Prompted:
         self.last_sign = self.began
         """When the latest message crossed the wire, on the monotonic clock."""
         self.messages: list[Message] = []
+        """Those that there was room for."""
+        self.num_turns: int | None = None
+        """Turns of all results that this prompt brought, or None without any."""
+        self._total: float | None = None
+        self._answered = False
         self.init: dict[str, Any] | None = None
         self.outcome: ResultMessage | None = None
         self.cancelled = False
@@ -105,7 +113,7 @@ class Prompted:
             case {"type": "assistant", "message": {"content": list() as blocks}}:
                 for block in blocks:
                     match block:
-                        case {"type": "tool_use", "id": str(call)}:
+                        case {"type": "tool_use", "id": str(call)} if len(self._tools) < _MOST:
                             self._tools[call] = str(block.get("name", "a tool"))
             case {"type": "user", "message": {"content": list() as blocks}} if not self.cancelled:
                 for block in blocks:
@@ -115,14 +123,20 @@ class Prompted:
 
     def handle(self, message: Message) -> None:
         """Take in a typed message and show it to the caller."""
-        self.messages.append(message)
+        if self._kept.take(message):
+            self.messages.append(message)
         match message:
             case SystemMessage(subtype="init"):
                 self.init = message.data
-            case TaskStartedMessage():
+            case TaskStartedMessage() if len(self._own_tasks) < _MOST:
                 self._own_tasks.add(message.task_id)
-            case TaskNotificationMessage():
+            case TaskNotificationMessage() if len(self._ended_tasks) < _MOST:
                 self._ended_tasks.add(message.task_id)
+            case AssistantMessage():
+                self._answered = self._answered or bool(message.content)
+            case ResultMessage():
+                self.num_turns = (self.num_turns or 0) + message.num_turns
+                self._total = message.total_cost_usd
         try:
             self._on_message(message)
         except Exception as error:  # noqa: BLE001 - raised where the caller waits
@@ -168,10 +182,6 @@ class Prompted:
             self.over.set_result(None)
 
     @property
-    def _answered(self) -> bool:
-        return any(isinstance(message, AssistantMessage) and message.content for message in self.messages)
-
-    @property
     def waiting_for(self) -> str:
         """What the prompt waits for, in words: tools by name, or the model."""
         tools = ", ".join(self._tools.values())
@@ -183,20 +193,9 @@ class Prompted:
         return self._state == "requires_action"
 
     @property
-    def results(self) -> list[ResultMessage]:
-        """All results since the prompt was sent, those of others' background tasks included."""
-        return [message for message in self.messages if isinstance(message, ResultMessage)]
-
-    @property
-    def num_turns(self) -> int | None:
-        """Turns of all results that this prompt brought, or None without any."""
-        told = self.results
-        return sum(message.num_turns for message in told) if told else None
-
-    @property
     def total_cost_usd(self) -> float | None:
         """What the CLI says that the session has cost at the last result, if the prompt was answered."""
-        return self.results[-1].total_cost_usd if self.outcome is not None else None
+        return self._total if self.outcome is not None else None
 
     @property
     def cut_short(self) -> tuple[str, ...]:

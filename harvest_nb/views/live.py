@@ -19,6 +19,7 @@ from harvest_nb.views.plain import plain
 __all__ = ["HtmlRows", "LiveFlow", "Surface", "in_notebook"]
 
 _EVERY = 0.1  # seconds between two updates of a cell
+_TYPED = 20_000  # characters of a block that is being streamed: each update sends all of them
 _MOST = 300  # rows of a table: each update sends all of them
 _MARGIN = 23  # columns before a row's text
 _NARROW = "white-space:nowrap;vertical-align:top"
@@ -82,7 +83,7 @@ class LiveFlow:
 
     def _type(self, kind: str, new: str) -> None:
         new = plain(new)
-        self._typed += new
+        self._typed = (self._typed + new)[-_TYPED:]
         self._surface.typing(kind, self._typed, new)
 
     def add(self, kind: str, text: str) -> None:
@@ -151,15 +152,21 @@ class _Terminal:
             self._open = ""
 
 
-def table(rows: Iterable[Row], typing: str = "", before: int = 0) -> str:
-    """Rows as an HTML table, with the text that is being streamed below them."""
-    rows = list(rows)
-    lines = [
+def _line(row: Row) -> str:
+    """Return a row of the HTML table, of bounded length whatever the row says."""
+    return (
         f'<tr><td style="text-align:right;opacity:.7;{_NARROW}">{row.seconds:.2f} s</td>'
         f'<td style="color:{LOOKS[row.kind][1]};text-align:left;{_NARROW}"><b>{row.kind}</b></td>'
         f'<td style="{_WORDS}">{_whole(row)}</td></tr>'
-        for row in rows
-    ]
+    )
+
+
+def table(rows: Iterable[str], typing: str = "", before: int = 0) -> str:
+    """Return an HTML table of `rows`, with the text that is being streamed below them."""
+    lines = list(rows)
+    look = "table-layout:fixed;width:100%;line-height:1.45" if lines else ""
+    # Every table has the same columns, as a chat has one for each prompt; a widget's own lines are twice as high.
+    columns = '<colgroup><col style="width:5.5em"><col style="width:7.5em"><col></colgroup>' * bool(lines)
     if typing:
         lines.append(f'<tr><td></td><td>…</td><td style="{_WORDS}">{html.escape(typing)}</td></tr>')
     if not lines:
@@ -168,9 +175,6 @@ def table(rows: Iterable[Row], typing: str = "", before: int = 0) -> str:
         lines.insert(
             0, f'<tr><td></td><td>…</td><td style="{_WORDS}">{before:,} earlier rows are recorded</td></tr>'
         )
-    # Every table has the same columns, as a chat has one for each prompt; a widget's own lines are twice as high.
-    columns = '<colgroup><col style="width:5.5em"><col style="width:7.5em"><col></colgroup>' * bool(rows)
-    look = "table-layout:fixed;width:100%;line-height:1.45" if rows else ""
     return f'<table class="harvest-flow" style="{look}">{columns}{"".join(lines)}</table>'
 
 
@@ -217,7 +221,7 @@ class HtmlRows:
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
-        self._rows: deque[Row] = deque(maxlen=_MOST)
+        self._rows: deque[str] = deque(maxlen=_MOST)
         self._before = 0
         self._typing = ""
         self._shown = 0.0
@@ -226,7 +230,7 @@ class HtmlRows:
     def add(self, row: Row) -> None:
         """Add an event; what was being streamed is in it."""
         self._before += len(self._rows) == _MOST
-        self._rows.append(row)
+        self._rows.append(_line(row))
         self._typing = ""
         self._update()
 

@@ -98,6 +98,36 @@ async def test_what_the_cli_says_has_a_bound(
     assert log < 1_200_000
 
 
+WIDE = """python3 -c 'quote = chr(34)
+print("{" + quote + "type" + quote + ": " + quote + "a" * 13_000_000 + %s + quote + "}")' > /proc/$PPID/fd/1"""
+
+
+@pytest.mark.parametrize(
+    "wide", ["chr(0x1F600)", 'chr(92) + "ud83d" + chr(92) + "ude00"'], ids=["plain", "escaped"]
+)
+async def test_a_line_whose_text_takes_four_times_its_bytes_is_left_out(wide: str, tmp_path: Path) -> None:
+    result = await run_session("go", plan(HostProvider(), tmp_path, WIDE % wide))
+    assert result.check().text == "done"
+    assert "HARVEST_MAX_TEXT_BYTES" in (result.folder / "stderr.log").read_text()
+
+
+async def test_messages_past_their_bound_are_recorded_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_MAX_MESSAGES_BYTES", "20000")
+    seen: list[object] = []
+    setup = plan(HostProvider(), tmp_path, "seq 2000")
+    result = await run_session("go", setup, on_message=seen.append)
+    assert result.check().text == "done"
+    assert result.num_turns == 2
+    assert result.total_cost_usd is not None
+    assert 0 < len(result.messages) < len(seen)
+    assert any("HARVEST_MAX_MESSAGES_BYTES" in text for text in about(result.folder)["problems"])
+    frames = load(result.folder)
+    assert len(frames.turns) == 2
+    assert set(frames.problems["reason"]) == {"recorder"}
+
+
 async def test_a_line_of_a_million_values_is_left_out(tmp_path: Path) -> None:
     """Brackets alone take 30 times their size in memory."""
     command = (

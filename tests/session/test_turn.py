@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from claude_agent_sdk import Message, ResultMessage, TaskNotificationMessage, TaskStartedMessage
 
+from harvest_nb.session.kept import Kept
 from harvest_nb.session.turn import Prompted
 
 NOTIFIED: Any = {"kind": "task-notification"}
@@ -40,7 +41,7 @@ def result(text: str, total: float, **more: Any) -> ResultMessage:
     ],
 )
 async def test_the_answer_is_what_the_prompt_brought(order: list[str], answer: str) -> None:
-    turn = Prompted("hello", lambda _: None, "TOKEN")
+    turn = Prompted("hello", lambda _: None, "TOKEN", Kept(2**20))
     total = 0.0
     for each in order:
         verb, _, task = each.partition(" ")
@@ -57,14 +58,14 @@ async def test_the_answer_is_what_the_prompt_brought(order: list[str], answer: s
 
 
 async def test_only_what_others_left_is_no_answer() -> None:
-    turn = Prompted("hello", lambda _: None, "TOKEN")
+    turn = Prompted("hello", lambda _: None, "TOKEN", Kept(2**20))
     for message in (ended("other"), result("other", 1.0, origin=NOTIFIED)):
         turn.handle(message)
     assert (turn.outcome, turn.total_cost_usd) == (None, None)
 
 
 async def test_blocks_of_an_odd_shape_are_left_to_the_sdk_which_names_them() -> None:
-    turn = Prompted("hello", lambda _: None, "TOKEN")
+    turn = Prompted("hello", lambda _: None, "TOKEN", Kept(2**20))
     calls = [
         {"type": "tool_use", "name": "Bash"},
         {"type": "tool_use", "id": "t1"},
