@@ -21,7 +21,7 @@ from harvest_nb.machine.held import held
 
 __all__ = ["Ending", "ending"]
 
-_PATIENCE = 5.0  # seconds from the first Ctrl-C to the end ...
+_PATIENCE = 4.5  # seconds from the first Ctrl-C until the end is forced, which takes a moment too ...
 _STILL = 1.5  # ... and longer only while data comes in or one thing after another is done ...
 _AT_MOST = 30.0  # ... but no longer than that: a sandbox decides how slowly its data comes
 _MOMENT = 2.5  # seconds after which is told what the end waits for
@@ -149,8 +149,10 @@ class Ending:
             self.left()
             for item in held():
                 if item.last is not None:
-                    with contextlib.suppress(Exception):  # the other thread may be in the midst of the same
-                        self.say(item.last())
+                    # The other thread may be in the midst of the same.
+                    with contextlib.suppress(Exception):
+                        if told := item.last():
+                            self.say(told)
             self._restore_terminal()
         finally:
             os._exit(self.code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["Cancelled", "Finished", "Stop", "clean_env", "run_lines", "unless_stopped"]
+__all__ = ["Cancelled", "Finished", "Stop", "StoppableFile", "clean_env", "run_lines", "unless_stopped"]
 
 T = TypeVar("T")
 
 _GRACE_SECONDS = 3.0
 _TAIL_LINES = 20
+_END = 1024 * 1024  # so much of a file goes out in any case: a receiver may do without a tar's padding
 _PASSED_ON = {
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_RUNTIME_DIR",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
@@ -106,6 +108,24 @@ def unless_stopped(work: Callable[[], T], stop: Stop) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+class StoppableFile(io.FileIO):
+    """A file to be sent, whose reading raises `Cancelled` once `stop` is asked, unless nearly all of it has been read.
+
+    What sends it breaks its connection then, and the receiver has no more than a part; or else has it whole, and
+    answers.
+    """
+
+    def __init__(self, path: Path, stop: Stop) -> None:
+        super().__init__(path)
+        self._stop, self._end = stop, path.stat().st_size - _END
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most `size` bytes."""
+        if self.tell() == 0 or self.tell() < self._end:
+            self._stop.check()
+        return super().read(-1 if size is None else size) or b""
 
 
 @dataclass(frozen=True)

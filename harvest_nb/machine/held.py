@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-__all__ = ["Held", "held", "holding"]
+__all__ = ["Held", "discard", "held", "holding"]
 
 _held: list[Held] = []
 
@@ -16,7 +16,7 @@ class Held:
     Args:
         what: its name.
         remove: the command that removes it.
-        last: called where this process is ended at once; what it gives is told.
+        last: called where this process is ended at once; what it gives is told, unless it is empty.
     """
 
     def __init__(self, what: str, remove: str = "", last: Callable[[], str] | None = None) -> None:
@@ -37,6 +37,20 @@ def holding(what: str, remove: str = "", last: Callable[[], str] | None = None) 
     finally:
         if not item.stays:
             _held.remove(item)
+
+
+def discard(name: str) -> str:
+    """Remove a file or a small folder, as a `last`; where it stays, return the command that removes it."""
+    import shlex
+    import shutil
+    from pathlib import Path  # here, as what this module loads delays the moment from which Ctrl-C is heard
+
+    path = Path(name)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
+    return f"left behind: {path}; to remove: rm -r {shlex.quote(name)}" if path.exists() else ""
 
 
 def held() -> list[Held]:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from harvest_nb.errors import CLINotFound, SandboxError
 from harvest_nb.machine.command import run_lines
+from harvest_nb.machine.held import holding
 from harvest_nb.paths import cache_dir, snapshot_dir
 from harvest_nb.sandbox.uncancelled import until_stopped
 
@@ -144,37 +146,38 @@ async def _install(folder: Path, sources: Sequence[Path], node: _Node, cli: Path
     for left in folder.parent.glob(f".{folder.name}.*"):
         await asyncio.to_thread(shutil.rmtree, left)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        for source in sources:
-            shutil.copyfile(source, work / source.name)
-        code, tail = await _output(
-            [str(node.program), str(node.npm), "ci", "--omit=optional", "--ignore-scripts",
-             "--no-audit", "--no-fund", "--loglevel=error"],
-            cwd=work,
-        )  # fmt: skip
-        if code != 0:
-            raise SandboxError(
-                f"The agent toolchain could not be installed: `npm ci` ended with {code}:\n"
-                + "\n".join(tail),
-                hint="see whether the package registry can be reached (`npm ping`); behind a company's proxy "
-                "set HTTPS_PROXY, and SSL_CERT_FILE for its certificate",
-            )
-        commands = await _link(work, node, cli)
-        versions = {
-            "node": node.version,
-            "npm": await _version([str(node.program), str(node.npm)]),
-            "claude": (await _version([str(cli)])).split()[0],
-            **_asked_for(work),
-        }
-        record = json.dumps({"commands": commands, "versions": versions}, indent=2)
-        (work / _RECORD).write_text(record + "\n", encoding="utf-8")
-        work.chmod(0o755)
-        if folder.exists():
-            # Of no use to anybody: a command in it leads nowhere.
-            await asyncio.to_thread(shutil.rmtree, folder)
-        work.rename(folder)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+    with holding(f"the folder {work}", f"rm -r {shlex.quote(str(work))}"):
+        try:
+            for source in sources:
+                shutil.copyfile(source, work / source.name)
+            code, tail = await _output(
+                [str(node.program), str(node.npm), "ci", "--omit=optional", "--ignore-scripts",
+                 "--no-audit", "--no-fund", "--loglevel=error"],
+                cwd=work,
+            )  # fmt: skip
+            if code != 0:
+                raise SandboxError(
+                    f"The agent toolchain could not be installed: `npm ci` ended with {code}:\n"
+                    + "\n".join(tail),
+                    hint="see whether the package registry can be reached (`npm ping`); behind a company's proxy "
+                    "set HTTPS_PROXY, and SSL_CERT_FILE for its certificate",
+                )
+            commands = await _link(work, node, cli)
+            versions = {
+                "node": node.version,
+                "npm": await _version([str(node.program), str(node.npm)]),
+                "claude": (await _version([str(cli)])).split()[0],
+                **_asked_for(work),
+            }
+            record = json.dumps({"commands": commands, "versions": versions}, indent=2)
+            (work / _RECORD).write_text(record + "\n", encoding="utf-8")
+            work.chmod(0o755)
+            if folder.exists():
+                # Of no use to anybody: a command in it leads nowhere.
+                await asyncio.to_thread(shutil.rmtree, folder)
+            work.rename(folder)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
 
 async def _link(work: Path, node: _Node, cli: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import tarfile
 import tempfile
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from harvest_nb.engine import APIError, DockerClient, ImageNotFound, engine_errors
 from harvest_nb.errors import BuildError, DiskFullError, EngineError
-from harvest_nb.machine.command import Stop, unless_stopped
+from harvest_nb.machine.command import Cancelled, Stop, StoppableFile, unless_stopped
+from harvest_nb.machine.held import discard, holding
 
 __all__ = ["Archive", "load", "read_archive", "save"]
 
@@ -51,7 +51,10 @@ def save(
     """
     stop = stop or Stop()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+    with (
+        tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file,
+        holding(f"the file {file.name}", last=lambda: discard(file.name)),
+    ):
         part = Path(file.name)
         try:
             with engine_errors(f"saving {image}"):
@@ -59,8 +62,8 @@ def save(
                 written = 0
                 # The engine puts the whole image together before it answers.
                 chunks = unless_stopped(lambda: client.api.get_image(image, chunk_size=_CHUNK), stop)
-                for chunk in chunks:
-                    stop.check()
+                # Each in a thread that can be left: an engine that has stalled sends none.
+                while (chunk := unless_stopped(lambda: next(chunks, None), stop)) is not None:
                     file.write(chunk)
                     if (written + len(chunk)) // (100 * _CHUNK) > written // (100 * _CHUNK):
                         say(f"saving {image}: {(written + len(chunk)) / 1e6:.0f} MB")
@@ -139,10 +142,13 @@ def load(
         taken = {
             name: ident for name in archive.tags if (ident := _id(client, name)) not in (None, archive.id)
         }
-    try:
-        if not was_here:
+    if was_here:
+        yield archive.id
+        return
+    with holding(f"the image of {path}", f"docker image rm --force {archive.id}"):
+        try:
             say(f"loading {path} into the engine")
-            with engine_errors(f"loading {path}"), _Stoppable(path, stop or Stop()) as file:
+            with engine_errors(f"loading {path}"), StoppableFile(path, stop or Stop()) as file:
                 client.images.load(file)
                 for name, ident in taken.items():
                     repository, tag = name.rsplit(":", 1)
@@ -154,23 +160,13 @@ def load(
                         step="load",
                         tail="",
                     )
-        yield archive.id
-    finally:
-        if not was_here:
+                if stop is not None and stop.asked:
+                    _remove_names(client, archive)
+                    raise Cancelled
+            yield archive.id
+        finally:
             with engine_errors("removing the image that was loaded"):
                 _remove_nameless(client, archive.id)
-
-
-class _Stoppable(io.FileIO):
-    """A file whose reading ends with Cancelled once `stop` is asked; what sends it leaves its connection then."""
-
-    def __init__(self, path: Path, stop: Stop) -> None:
-        super().__init__(path)
-        self._stop = stop
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._stop.check()
-        return super().read(-1 if size is None else size) or b""
 
 
 def _id(client: DockerClient, name: str) -> str | None:
@@ -178,6 +174,12 @@ def _id(client: DockerClient, name: str) -> str | None:
         return str(client.images.get(name).id)
     except ImageNotFound:
         return None
+
+
+def _remove_names(client: DockerClient, archive: Archive) -> None:
+    for name in archive.tags:
+        if _id(client, name) == archive.id:
+            client.api.remove_image(name)
 
 
 def _remove_nameless(client: DockerClient, image: str) -> None:

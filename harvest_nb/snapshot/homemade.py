@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harvest_nb.engine import DockerClient, DockerException, engine_errors, translate
 from harvest_nb.engine.apt import apt_install, can_install
 from harvest_nb.errors import BuildError, DiskFullError
-from harvest_nb.machine.command import Stop, run_lines, unless_stopped
+from harvest_nb.machine.command import Stop, StoppableFile, run_lines, unless_stopped
 from harvest_nb.machine.held import holding
 from harvest_nb.paths import snapshot_dir
 from harvest_nb.snapshot.apt import debian_sources
@@ -131,10 +130,16 @@ def assemble(
             )
         say(f"importing {result.stat().st_size / 1e6:.0f} MB as {reference}")
         repository, tag = reference.rsplit(":", 1)
-        with engine_errors(f"importing {reference}"):
-            importing = partial(client.api.import_image_from_file, str(result), repository, tag)
-            answer = unless_stopped(partial(importing, changes=_changes(node, recipe)), stop)
+        api: Any = client.api  # partly untyped
+        with (
+            engine_errors(f"importing {reference}"),
+            holding(f"the image {reference}, if the engine has it", f"docker image rm {reference}"),
+            StoppableFile(result, stop) as file,
+        ):
+            answer = api.import_image(file, repository, tag, changes=_changes(node, recipe))
+            # One that came in spite of `stop` is whole, and the next build begins with it.
         _check_import(str(answer), reference)
+        stop.check()
 
 
 def _mmdebstrap_arguments(recipe: Recipe, architecture: str, tree: Path, result: Path) -> list[str]:

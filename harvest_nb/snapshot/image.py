@@ -6,15 +6,17 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
-from contextlib import closing
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harvest_nb.bounds import bounds
-from harvest_nb.engine import DockerClient, ImageNotFound, NotFound, connect, engine_errors
+from harvest_nb.engine import Container, DockerClient, ImageNotFound, NotFound, connect, engine_errors
 from harvest_nb.errors import BuildError
+from harvest_nb.machine.held import holding
 from harvest_nb.settings import load_settings
 from harvest_nb.snapshot.manifest import LABEL_MANIFEST, digest
 from harvest_nb.snapshot.sources import MANIFEST
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from harvest_nb.snapshot.inventory import Inventory
 
-__all__ = ["Snapshot", "inspect", "read_file"]
+__all__ = ["Snapshot", "container_of", "inspect", "read_file"]
 
 _NOP = "/bin/sh -c #(nop) "
 _SHELL = "/bin/sh -c "
@@ -138,23 +140,33 @@ def inspect(tag: str | None = None, client: DockerClient | None = None) -> Snaps
     )
 
 
+@contextmanager
+def container_of(client: DockerClient, image: str, command: list[str], **options: Any) -> Iterator[Container]:
+    """Create a container that is not started, and remove it at the end; a forced exit names it."""
+    name = f"harvest-look-{uuid.uuid4().hex[:12]}"
+    with holding(f"the container {name}", f"docker rm --force --volumes {name}"):
+        container = client.containers.create(image, command, name=name, **options)
+        try:
+            yield container
+        finally:
+            container.remove(force=True, v=True)
+
+
 def read_file(client: DockerClient, image: str, path: str) -> bytes:
     """The bytes of a file in an image, which is not started.
 
     Raises:
         FileNotFoundError: it has none there. ValueError: that is no file, or larger than `HARVEST_MAX_READ_BYTES`.
     """
-    container = client.api.create_container(image, ["true"], labels={"harvest.purpose": "inspect"})["Id"]
+    packed, most = io.BytesIO(), bounds().read_bytes
     try:
-        packed, most = io.BytesIO(), bounds().read_bytes
-        for chunk in client.api.get_archive(container, path)[0]:
-            packed.write(chunk)
-            if packed.tell() > most:
-                raise ValueError(f"{path} is larger than {most:,} bytes (HARVEST_MAX_READ_BYTES)")
+        with container_of(client, image, ["true"], labels={"harvest.purpose": "inspect"}) as container:
+            for chunk in container.get_archive(path)[0]:
+                packed.write(chunk)
+                if packed.tell() > most:
+                    raise ValueError(f"{path} is larger than {most:,} bytes (HARVEST_MAX_READ_BYTES)")
     except NotFound:
         raise FileNotFoundError(path) from None
-    finally:
-        client.api.remove_container(container, force=True, v=True)
     packed.seek(0)
     with tarfile.open(fileobj=packed) as tar:
         (first, *_) = tar.getmembers()

@@ -21,6 +21,7 @@ from packageurl import PackageURL
 
 from harvest_nb.engine import DockerClient, ImageNotFound, connect, engine_errors
 from harvest_nb.errors import BuildError
+from harvest_nb.snapshot.image import container_of
 
 __all__ = ["COLUMNS", "Inventory", "inventory"]
 
@@ -111,7 +112,8 @@ def inventory(image: str, client: DockerClient | None = None) -> Inventory:
                 step="inventory",
                 tail="",
             ) from None
-        container = client.containers.create(
+        with container_of(
+            client,
             ident,
             ["-I", "-c", _PROGRAM.read_text(encoding="utf-8")],
             entrypoint=["python3"],
@@ -119,14 +121,11 @@ def inventory(image: str, client: DockerClient | None = None) -> Inventory:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             labels={"harvest.purpose": "inventory"},
-        )
-        try:
+        ) as container:
             container.start()
             code = container.wait()["StatusCode"]
             said = container.logs(stdout=True, stderr=False)
             tail = container.logs(stdout=False, stderr=True, tail=20).decode("utf-8", "replace")
-        finally:
-            container.remove(force=True, v=True)
     if code != 0:
         raise BuildError(
             f"The inventory of {image} cannot be taken (exit code {code}):\n{tail}",

@@ -4,6 +4,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 import pytest
 from requests.exceptions import ChunkedEncodingError
 
-from harvest_nb.engine import DockerClient, ImageNotFound
+from harvest_nb.engine import DockerClient, ImageNotFound, connect
 from harvest_nb.errors import BuildError, DiskFullError, EngineError
 from harvest_nb.machine.command import Cancelled, Stop
+from harvest_nb.machine.held import held
 from harvest_nb.snapshot import base
 from harvest_nb.snapshot.base import _local as local
 from harvest_nb.snapshot.base import _pull, resolve_base
 from harvest_nb.snapshot.homemade import Recipe, read_recipe
+from tests.stalling import MUCH, stalling
+
+__all__ = ["stalling"]
 
 
 def other_recipe() -> Recipe:
@@ -167,6 +172,60 @@ def test_a_stop_ends_mmdebstrap_and_leaves_no_image(engine, monkeypatch, tmp_pat
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
     with pytest.raises(ImageNotFound):
         engine.images.get(recipe.reference("20", "amd64"))
+
+
+def with_a_large_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(folder / "large.tar", "w") as tar:
+        entry = tarfile.TarInfo("large")
+        entry.size = 4 * MUCH
+        tar.addfile(entry, io.BytesIO(os.urandom(entry.size)))
+    shim(folder, monkeypatch, f"for to; do case $to in */base.tar) cp {folder}/large.tar $to; esac; done")
+
+
+@pytest.mark.docker
+def test_a_base_that_an_engine_may_still_take_is_named(engine, stalling, monkeypatch, tmp_path):
+    without_registry(monkeypatch)
+    with_a_large_base(tmp_path, monkeypatch)
+    proxy, address = stalling
+    monkeypatch.setenv("DOCKER_HOST", address)
+    recipe, named = other_recipe(), list[str]()
+    reference = recipe.reference("20", str(engine.version()["Arch"]))
+
+    def end() -> None:
+        proxy.stalled.wait(60)
+        named.extend(item.remove for item in held())
+        proxy.close()
+
+    threading.Thread(target=end).start()
+    with closing(connect()) as client, pytest.raises(EngineError):
+        resolve_base(client, say=lambda _: None, recipe=recipe)
+    assert f"docker image rm {reference}" in named
+    assert held() == []
+    with pytest.raises(ImageNotFound):
+        engine.images.get(reference)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.3])
+def test_a_base_whose_import_is_stopped_is_whole_or_not_there(engine, delay, monkeypatch, tmp_path):
+    without_registry(monkeypatch)
+    with_a_large_base(tmp_path, monkeypatch)
+    stop, recipe = Stop(), other_recipe()
+    reference = recipe.reference("20", str(engine.version()["Arch"]))
+
+    def say(line: str) -> None:
+        if line.startswith("importing"):
+            threading.Timer(delay, stop.ask).start()
+
+    try:
+        with suppress(Cancelled):  # unless it was done before
+            resolve_base(engine, say=say, stop=stop, recipe=recipe)
+        made = local(engine, reference)
+        assert made is None if not delay else made is None or made.attrs["Size"] >= 4 * MUCH
+        assert held() == []
+    finally:
+        if local(engine, reference) is not None:
+            engine.api.remove_image(reference)
 
 
 @pytest.mark.docker

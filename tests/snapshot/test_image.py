@@ -1,6 +1,12 @@
+import re
+from typing import Any
+
 import pytest
 
-from harvest_nb.snapshot.image import _instruction
+from harvest_nb.engine import DockerClient, NotFound
+from harvest_nb.machine.held import held
+from harvest_nb.snapshot import Snapshot
+from harvest_nb.snapshot.image import _instruction, read_file
 
 
 @pytest.mark.parametrize(
@@ -15,3 +21,23 @@ from harvest_nb.snapshot.image import _instruction
 )
 def test_history_is_shown_in_the_dockerfiles_words(recorded, shown):
     assert _instruction(recorded) == shown
+
+
+@pytest.mark.docker
+def test_the_container_that_a_file_is_read_from_is_named_as_long_as_it_is_there(
+    snapshot_image: Snapshot, engine: DockerClient, monkeypatch: pytest.MonkeyPatch
+):
+    api: Any = engine.api
+    get, names = api.get_archive, list[str]()
+
+    def seen(container: str, path: str, *rest: object) -> object:
+        (name,) = re.findall(r"harvest-look-\w+", " ".join(item.remove for item in held()))
+        assert engine.containers.get(name).id == container
+        names.append(name)
+        return get(container, path, *rest)
+
+    monkeypatch.setattr(api, "get_archive", seen)
+    assert read_file(engine, snapshot_image.id, "/app/manifest.json")
+    with pytest.raises(NotFound):
+        engine.containers.get(names[0])
+    assert held() == []
