@@ -159,6 +159,28 @@ def test_a_chat_that_is_ended_from_outside_leaves_nothing(
     assert gone(tmp_path, provider)
 
 
+def test_a_terminal_is_as_before_after_ctrl_c_while_the_chat_is_loaded(tmp_path: Path) -> None:
+    child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], "chat"], cwd=str(tmp_path), timeout=LIMIT)
+    child.waitnoecho(LIMIT)
+    child.sendcontrol("c")
+    child.expect_exact("interrupted")
+    child.expect(pexpect.EOF)
+    assert child.getecho()
+    child.close()
+    assert child.exitstatus == 130
+
+
+def test_a_prompt_asks_nothing_of_a_terminal_that_may_not_answer(tmp_path: Path) -> None:
+    # The word on Ctrl-C would come when the answer has, or after a second.
+    with terminal(tmp_path, "--provider", "host") as chat:
+        chat.send("/help\r")
+        chat.expect_exact("Ctrl-C stops the turn, not the session")
+        chat.sendcontrol("c")
+        seen = str(chat.before)
+        chat.expect_exact("interrupted")
+        assert "\x1b[6n" not in seen + str(chat.before)
+
+
 def test_permission_is_asked_for_in_the_terminal(tmp_path: Path) -> None:
     with terminal(tmp_path, "--provider", "host", "--scenario", "ask-permission", "--ask") as chat:
         chat.send("write\r")

@@ -105,6 +105,7 @@ class Ending:
                 return
         if self._stop is None and not held() and _importing(frame):
             self.say("interrupted")
+            self._restore_terminal()
             os._exit(128 + number)  # an import may lose an exception
         self.begin(number)
         if self._stop is None:

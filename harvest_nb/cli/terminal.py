@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import HTML
-from prompt_toolkit.output import create_output
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +26,7 @@ from harvest_nb.redact import Redactor
 from harvest_nb.session.chat import Chat
 from harvest_nb.session.open import DEFAULT_MODEL, LIVE
 from harvest_nb.views.live import LiveFlow
-from harvest_nb.views.permission import Questions, TerminalQuestions
+from harvest_nb.views.permission import Questions, TerminalQuestions, prompt_output
 from harvest_nb.views.plain import plain
 from harvest_nb.views.talk import Talk
 
@@ -81,9 +80,7 @@ class Terminal:
             history=History(cache_dir() / "chat-history", redactor),
             key_bindings=keys(),
             multiline=True,
-            output=create_output(
-                always_prefer_tty=True
-            ),  # answers may go elsewhere, as in `chat | tee answers`
+            output=prompt_output(),
         )
         self._line = line
         self._say(f"{self._about()}. /help says what can be done; Ctrl-D leaves.")

@@ -7,7 +7,7 @@ import html
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny, ToolPermissionContext
 from rich.console import Console
@@ -17,7 +17,10 @@ from harvest_nb.errors import SettingsError
 from harvest_nb.views.live import in_notebook
 from harvest_nb.views.plain import plain
 
-__all__ = ["Answer", "CellQuestions", "Questions", "TerminalQuestions", "questions_here"]
+__all__ = ["Answer", "CellQuestions", "Questions", "TerminalQuestions", "prompt_output", "questions_here"]
+
+if TYPE_CHECKING:
+    from prompt_toolkit.output import Output
 
 Answer = Literal["allow", "always", "deny", "stop"]
 _LONGEST_QUESTION = 20_000
@@ -147,14 +150,13 @@ class TerminalQuestions(Questions):
 
     async def _ask(self, tool: str, given: dict[str, Any]) -> Answer:
         from prompt_toolkit import PromptSession
-        from prompt_toolkit.output import create_output
 
         self.before()
         # A prompt of several lines cuts each of them at the terminal's edge, and with it what is asked for.
         self._console.print(Text(f"May the agent use {plain(tool)}?", style="bold"), soft_wrap=True)
         for line in asked_for(given).splitlines():
             self._console.print(Text(f"    {line}"), soft_wrap=True)
-        session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
+        session: PromptSession[str] = PromptSession(output=prompt_output())
         while True:
             try:
                 said = await session.prompt_async("[y]es, [a]lways, [N]o: ", handle_sigint=False)
@@ -162,6 +164,21 @@ class TerminalQuestions(Questions):
                 return "stop"
             if said.strip().lower() in self._WORDS:
                 return self._WORDS[said.strip().lower()]
+
+
+def prompt_output() -> Output:
+    """Return what a prompt is written to: the terminal, also where answers go elsewhere, as in `chat | tee answers`.
+
+    The terminal is not asked where its cursor stands: one that does not answer would hold back for a second what
+    comes after the prompt, such as the word on Ctrl-C.
+    """
+    from prompt_toolkit.output import create_output
+    from prompt_toolkit.output.vt100 import Vt100_Output
+
+    output = create_output(always_prefer_tty=True)
+    if isinstance(output, Vt100_Output):
+        output.enable_cpr = False
+    return output
 
 
 def asked_for(given: Mapping[str, Any]) -> str:
