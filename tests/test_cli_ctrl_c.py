@@ -119,6 +119,19 @@ def test_the_second_one_ends_at_once_and_names_what_is_left(tmp_path: Path) -> N
     assert gone(tmp_path, "host")
 
 
+def test_a_toolchain_that_is_half_installed_is_named(tmp_path: Path) -> None:
+    def halves() -> list[Path]:
+        return list((tmp_path / "cache").glob(".toolchain-*/package-lock.json"))
+
+    with started(tmp_path, *WAIT, "host", HARVEST_CACHE=str(tmp_path / "cache")) as child:
+        until(lambda: bool(halves()))
+        child.send_signal(signal.SIGINT)
+        assert child.stderr is not None
+        assert "interrupted" in child.stderr.readline()
+        lines = ended(child, AT_ONCE)
+    assert all(any(f"rm -r {half.parent}" in line for line in lines) for half in halves())
+
+
 def test_a_run_ends_when_its_time_is_over(tmp_path: Path) -> None:
     done = call(*WAIT, "host", "--timeout", "3", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
@@ -132,6 +145,14 @@ from harvest_nb import chat
 talk = chat(prompts=[], provider="host", allowed_tools=["Bash"])
 await talk.ask("hello")
 await talk.ask("wait")
+"""
+
+
+STUBBORN = """
+import pathlib, signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+pathlib.Path("begun").touch()
+time.sleep(600)
 """
 
 
@@ -153,6 +174,26 @@ def test_an_interrupted_notebook_lets_go_of_its_sandboxes_and_is_named(tmp_path:
     else:
         assert [entry["status"] for entry in about(folder)["prompts"]] == ["success", "cancelled"]
     assert gone(tmp_path, "host")
+
+
+def test_a_second_one_leaves_no_file_of_a_kernel(tmp_path: Path) -> None:
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(STUBBORN)])
+    nbformat.write(book, tmp_path / "book.ipynb")
+    with started(tmp_path, "notebooks", "run", "book.ipynb", "--out", "done") as child:
+        until((tmp_path / "begun").exists)
+        (kernel,) = psutil.Process(child.pid).children()
+        words = kernel.cmdline()
+        connection = Path(words[words.index("-f") + 1])
+        sockets = [
+            Path(path) for item in kernel.net_connections("unix") if "/k-" in (path := str(item.laddr))
+        ]
+        assert sockets
+        assert connection.exists()
+        child.send_signal(signal.SIGINT)
+        assert child.stderr is not None
+        assert "interrupted" in child.stderr.readline()
+        ended(child, AT_ONCE)
+    assert not [file for file in (connection, *sockets) if file.exists()]
 
 
 @pytest.mark.docker

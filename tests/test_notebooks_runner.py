@@ -231,6 +231,26 @@ def test_a_kernel_that_dies_fails_its_cell(tmp_path):
     assert (failure_of(result).ename, failure_of(result).index) == ("DeadKernelError", 1)
 
 
+def test_what_a_kernel_itself_says_is_shown_where_it_has_died(tmp_path):
+    shutil.copy(book("speaks"), tmp_path / "alive.ipynb")
+    program = (
+        "from pathlib import Path; from rich.console import Console; from harvest_nb.notebooks import run_notebooks; "
+        "run_notebooks([Path('alive.ipynb'), Path('speaks.ipynb')], Path('out'), console=Console(), "
+        "junit=Path('junit.xml'), per_notebook={'speaks': {'die': True, 'lines': 100_000}})"
+    )
+    shutil.copy(book("speaks"), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "of the kernel" not in done.stderr
+    assert "line 0 of the kernel" not in done.stdout
+    assert "line 99999 of the kernel" in done.stdout.partition("speaks")[2]
+    assert len(done.stdout) < 4096
+    alive, died = next(iter(JUnitXml.fromfile(str(tmp_path / "junit.xml"))))
+    assert alive.system_err is None
+    assert "line 99999 of the kernel" in died.system_err
+
+
 # Secrets
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from harvest_nb.errors import NotebookError, ParameterError
 from harvest_nb.machine.command import Cancelled, Stop
 from harvest_nb.notebooks.inputs import parameters, read_notebook
+from harvest_nb.notebooks.leaving import remove_left
 from harvest_nb.notebooks.live_table import LiveTable
 from harvest_nb.notebooks.report import write_junit
 from harvest_nb.notebooks.run import CellFailure, NotebookResult, run_notebook, vet
@@ -71,7 +72,8 @@ def run_notebooks(
 
     Raises:
         ParameterError, NotebookError: before any notebook has run.
-        KeyboardInterrupt: after all kernels have ended and the report has been written.
+        KeyboardInterrupt: after all kernels have ended, the sandboxes that they left have been removed, and the report
+            has been written.
     """
     todo = _planned([Path(p) for p in paths], parameters or {}, per_notebook or {}, requires or {})
     names = [each.path.stem for each in todo]
@@ -126,6 +128,7 @@ def run_notebooks(
                 with suppress(Exception):  # what ended the batch is raised
                     results[running[future]] = future.result()
                     table.end(future.result())
+            remove_left()
             raise
         finally:
             done = [results[name] for name in names if name in results]

@@ -17,11 +17,12 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
-from typing import IO, Any
+from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -32,7 +33,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 
 from harvest_nb.machine.command import Cancelled, Stop
-from harvest_nb.notebooks.leaving import nothing_left
+from harvest_nb.machine.held import discard, holding
 from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, Redactor
 from harvest_nb.settings import DESK_VARIABLES, TOKEN_VARIABLES
 
@@ -42,6 +43,8 @@ ENGINE = "harvest"
 _DROPPED = re.compile(r"(ANTHROPIC|CLAUDE|AWS|GOOGLE|VERTEX|CLOUD_ML|AZURE)_.*|CLAUDECODE")
 _LET_GO = 10  # seconds a cell gets to clean up after it was interrupted
 _LET_GO_STOPPED = 2  # ... by a person, who waits
+_STDERR_BYTES = 16_384  # of what a kernel says on its standard error, the end
+_DRAINED = 0.5  # seconds for the rest of it once the kernel has ended
 _PUT_AWAY = (
     30  # seconds a kernel gets for the sandboxes that it holds, twice as much as until it gets SIGTERM
 )
@@ -69,10 +72,10 @@ def kernel_environment(*, live: bool = False, base: Mapping[str, str] | None = N
 
 @dataclass
 class Job:
-    """What one execution needs besides the notebook, and what it leaves: the last cell and the leaks.
+    """What one execution needs besides the notebook, and what it leaves: last cell, leaks, the end of `stderr`.
 
     When `stop` is asked, from any thread, the running cell is interrupted and the execution ends with `Cancelled`.
-    The kernel gets time to put away what it holds, and sandboxes that it leaves all the same are removed.
+    The kernel gets time to put away what it holds; its caller removes sandboxes that it leaves all the same.
     """
 
     cwd: Path
@@ -82,6 +85,7 @@ class Job:
     stop: Stop = field(default_factory=Stop)
     cell: int = 0
     leaks: set[str] = field(default_factory=set)
+    stderr: str = ""
 
 
 class _ThisInterpreter(KernelSpecManager):
@@ -164,15 +168,16 @@ class HarvestEngine(Engine):
         # A socket's path has 107 bytes at most.
         place = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # noqa: S108
         with (
-            nothing_left(job.stop),
             tempfile.TemporaryDirectory(prefix="harvest-kernel-", dir=place) as folder,
-            _told_unless(job.stop) as said,
+            holding(f"the folder {folder}", last=lambda: discard(folder)),
+            _stderr_of(job) as stderr,
         ):
             kernel = AsyncKernelManager(
                 kernel_name=kernel_name,
                 kernel_spec_manager=_ThisInterpreter(),
                 transport="ipc",
                 ip=f"{folder}/k",
+                connection_file=f"{folder}/kernel.json",  # which holds its key
             )
             kernel.shutdown_wait_time = _PUT_AWAY
             client = _Client(
@@ -183,22 +188,35 @@ class HarvestEngine(Engine):
                 startup_timeout=start_timeout,
             )
             try:
-                client.execute(cleanup_kc=True, env=dict(job.env), cwd=str(job.cwd), stderr=said)
+                client.execute(cleanup_kc=True, env=dict(job.env), cwd=str(job.cwd), stderr=stderr)
             finally:
                 if kernel.has_kernel:  # interrupted while it started
                     run_sync(kernel.shutdown_kernel)(now=True)
 
 
 @contextlib.contextmanager
-def _told_unless(stop: Stop) -> Iterator[IO[bytes]]:
-    """A file for what the kernel itself says, told at the end; one that was interrupted on purpose shows tracebacks."""
-    with tempfile.TemporaryFile() as said:
-        try:
-            yield said
-        finally:
-            if not stop.asked:
-                said.seek(0)
-                sys.stderr.write(said.read().decode("utf-8", "replace"))
+def _stderr_of(job: Job) -> Iterator[int]:
+    """Give a descriptor for the kernel's own standard error, whose last whole lines come into `job` at the end."""
+    source, sink = os.pipe()
+    end = bytearray()
+
+    def read() -> None:
+        with os.fdopen(source, "rb", buffering=0) as pipe:
+            while chunk := pipe.read(65536):
+                end.extend(chunk)
+                del end[:-_STDERR_BYTES]
+
+    reader = threading.Thread(target=read, name="a kernel's stderr", daemon=True)
+    reader.start()
+    try:
+        yield sink
+    finally:
+        os.close(sink)
+        reader.join(_DRAINED)  # no longer: a program that the kernel has left may hold the pipe
+        said = bytes(end)
+        # Without the rest of a line that is cut, which may hold the rest of a secret.
+        whole = said if len(said) < _STDERR_BYTES else said.partition(b"\n")[2]
+        job.stderr = whole.decode("utf-8", "replace")
 
 
 class _Client(PapermillNotebookClient):

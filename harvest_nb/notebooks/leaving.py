@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from harvest_nb.errors import EngineError, HarvestError, SettingsError
-from harvest_nb.machine.command import Stop
 from harvest_nb.machine.held import holding
 from harvest_nb.providers import PROVIDERS, get_provider
 from harvest_nb.settings import load_settings
 
-__all__ = ["nothing_left", "remove_left", "usable"]
+__all__ = ["remove_left", "usable"]
 
 _log = logging.getLogger(__name__)
-
-
-@contextmanager
-def nothing_left(stop: Stop) -> Iterator[None]:
-    """Call `remove_left` at the end of the block where `stop` was asked in it."""
-    try:
-        yield
-    finally:
-        if stop.asked:
-            remove_left()
 
 
 def remove_left() -> None:

@@ -65,6 +65,9 @@ class LiveTable:
             kept = f"; as far as it got: {result.executed}" if result.executed else ""
             told = f"[red]✗[/] {name} failed after {seconds}: {escape(result.reason + kept)}"
             self._console.print(told, soft_wrap=True)
+            if result.stderr:
+                said = f"the kernel of {result.name} said:\n{result.stderr}"
+                self._console.print(said, soft_wrap=True, markup=False, highlight=False, style="dim")
 
     def _table(self) -> Table:
         table = Table("notebook", "seconds", "", box=None, header_style="bold", padding=(0, 2, 0, 0))

@@ -22,7 +22,7 @@ def write_junit(results: Iterable[NotebookResult], path: Path) -> Path:
     """Write `results` as one JUnit test suite, a notebook a test case; returns `path`.
 
     A cell that ran out of time is an `error`, one that raised a `failure`; both name the cell and end with the
-    traceback's last lines. What was not run is `skipped`, with the reason.
+    traceback's last lines; `system-err` is what its kernel said. What was not run is `skipped`, with the reason.
     """
     suite = TestSuite("notebooks")
     for result in results:
@@ -39,6 +39,8 @@ def write_junit(results: Iterable[NotebookResult], path: Path) -> Path:
             # A traceback quotes values, which may hold anything: one control character, and CI reads no result.
             entry.text = xml_text(told + kept)
             case.result = [entry]
+            if result.stderr:
+                case.system_err = xml_text(result.stderr)
         suite.add_testcase(case)
     xml = JUnitXml()
     xml.add_testsuite(suite)

@@ -30,6 +30,7 @@ from harvest_nb.notebooks.inputs import check_parameters, read_notebook
 from harvest_nb.notebooks.result import read_result
 from harvest_nb.redact import Redactor, find_secret_shapes, without_secrets
 from harvest_nb.settings import load_settings
+from harvest_nb.views.plain import plain
 
 __all__ = ["CellFailure", "NotebookResult", "run_notebook", "vet"]
 
@@ -73,7 +74,8 @@ class NotebookResult:
     """One notebook's outcome.
 
     `executed` is the executed notebook, also when it is partial (None when it was not run); `result` is what
-    it emitted; `reason` says why it failed or was not run; `seconds` is wall-clock time with the kernel's start.
+    it emitted; `reason` says why it failed or was not run; `seconds` is wall-clock time with the kernel's start;
+    `stderr` is the end of what the kernel itself wrote there, for one that failed.
     """
 
     name: str
@@ -84,6 +86,7 @@ class NotebookResult:
     executed: Path | None = None
     result: Mapping[str, Any] | None = None
     error: CellFailure | None = None
+    stderr: str = ""
 
     def check(self) -> NotebookResult:
         """This result, or `NotebookError` when it failed."""
@@ -182,7 +185,8 @@ def run_notebook(
         reason = f"secret in its outputs, redacted: {', '.join(sorted(job.leaks))}. {reason}".strip()
         reason = reason.removesuffix("the notebook as a whole: SecretLeak:").strip()
     outcome: Outcome = "ok" if failure is None else "failed"
-    return NotebookResult(path.stem, seconds, outcome, reason, path, executed, result, failure)
+    stderr = "" if failure is None else _tail(plain(without_secrets(job.stderr, redactor)))
+    return NotebookResult(path.stem, seconds, outcome, reason, path, executed, result, failure, stderr)
 
 
 def vet(path: Path, given: Mapping[str, Any], redactor: Redactor) -> Any:
