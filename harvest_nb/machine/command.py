@@ -17,7 +17,7 @@ __all__ = ["Cancelled", "Finished", "Stop", "StoppableFile", "clean_env", "run_l
 
 T = TypeVar("T")
 
-_GRACE_SECONDS = 3.0
+_GRACE_SECONDS = 2.0  # of the five that Ctrl-C may take: what was written goes too
 _TAIL_LINES = 20
 _END = 1024 * 1024  # so much of a file goes out in any case: a receiver may do without a tar's padding
 _PASSED_ON = {
@@ -162,7 +162,7 @@ def run_lines(
         env: added to `clean_env()`.
         cwd: where it runs.
         on_line: called with every line, without its end.
-        stop: when asked, the program's process group gets SIGTERM, after 3 seconds SIGKILL.
+        stop: when asked, the program's process group gets SIGTERM, after 2 seconds SIGKILL.
 
     Raises:
         Cancelled: `stop` was asked; the program has ended.

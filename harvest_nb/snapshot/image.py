@@ -142,7 +142,7 @@ def inspect(tag: str | None = None, client: DockerClient | None = None) -> Snaps
 
 @contextmanager
 def container_of(client: DockerClient, image: str, command: list[str], **options: Any) -> Iterator[Container]:
-    """Create a container that is not started, and remove it at the end; a forced exit names it."""
+    """Create a container, and remove it at the end; a forced exit names it."""
     name = f"harvest-look-{uuid.uuid4().hex[:12]}"
     with holding(f"the container {name}", f"docker rm --force --volumes {name}"):
         container = client.containers.create(image, command, name=name, **options)
