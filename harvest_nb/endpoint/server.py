@@ -143,7 +143,10 @@ async def serve(app: ASGIApp, *, port: int = 0) -> AsyncIterator[int]:
     server = _Server(
         uvicorn.Config(
             _Bounded(app),
-            log_level="warning",
+            # It complains of each request that is none or was cut, as often as a sandbox likes; an application's own
+            # exceptions are logged above.
+            log_config=None,
+            log_level="critical",
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,16 +116,6 @@ async def client_left(receive: Receive) -> None:
     """Wait until the client closes its connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-class _CutIsMeant(logging.Filter):
-    """The server's complaint about a response that was cut: it is what was asked for."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.getMessage() != "ASGI callable returned without completing response."
-
-
-logging.getLogger("uvicorn.error").addFilter(_CutIsMeant())
 
 
 def error_event(kind: str, message: str) -> dict[str, str]:

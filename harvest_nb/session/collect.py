@@ -152,4 +152,4 @@ async def collect_memory(sandbox: Sandbox, folder: RunFolder, when: str) -> None
         data = await sandbox.read(sandbox.memory_file, plain=True)
     except FileNotFoundError:
         data = b""
-    folder.put(f"memory.{when}.jsonl", data)
+    await asyncio.to_thread(folder.put, f"memory.{when}.jsonl", data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +55,30 @@ async def test_requests_that_would_take_all_time_or_memory(
             assert await asyncio.gather(*huge, return_exceptions=True)
         assert peak_memory() - before < 300e6
         assert said(await post(endpoint, body(user("go"))))
+
+
+async def test_nothing_is_printed_of_requests_that_are_none_or_never_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sandbox = cast(Sandbox, FolderSandbox(tmp_path))
+    async with (
+        contextlib.AsyncExitStack() as stack,
+        open_endpoint("scripted", scenario="refusal", sandbox=sandbox, prompt="go") as endpoint,
+    ):
+
+        async def connected(data: bytes) -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+            stack.callback(writer.close)
+            writer.write(data)
+            await writer.drain()
+            return reader
+
+        assert b"400" in await (await connected(b"\x16\x03\x01 no HTTP\r\n\r\n")).readline()
+        head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {endpoint.secret}\r\n"
+        for _ in range(3):  # their bodies are still to come when the endpoint closes
+            await connected(f"{head}content-length: 1000\r\n\r\n{{".encode())
+        await asyncio.sleep(0.1)
+    assert capfd.readouterr() == ("", "")
 
 
 SHAPES = st.recursive(
