@@ -22,18 +22,17 @@ from harvest_nb.checks.mcp import (
 )
 from harvest_nb.checks.production import ProductionCallCheck
 from harvest_nb.checks.sdk import CLIVersionCheck, RelayCheck, TypeScriptSDKCheck, VersionsCheck
+from harvest_nb.checks.secret_files import CredentialFilesCheck, FileSecretsCheck
 from harvest_nb.checks.security import (
     AuthoritiesCheck,
     CapabilitiesCheck,
     EnvironmentSecretsCheck,
-    FileSecretsCheck,
     NoNewPrivilegesCheck,
     PermissionsCheck,
     UserCheck,
     WritableCheck,
 )
 from harvest_nb.checks.settings import (
-    CredentialFilesCheck,
     EnvironmentCheck,
     FileCapabilitiesCheck,
     NameResolutionCheck,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from harvest_nb.redact import SECRET_SHAPES
 
@@ -17,6 +18,7 @@ __all__ = [
     "credential_kinds",
     "hide_credentials",
     "kinds_in",
+    "kinds_in_binary",
     "rg_patterns",
 ]
 
@@ -116,6 +118,18 @@ SHAPES = (
 )
 """Every shape that is looked for."""
 
+# Grouped by their first byte, which makes it twice as fast.
+_NEEDLES = re.compile(
+    b"|".join(
+        re.escape(first) + b"(?:" + b"|".join(re.escape(needle[1:]) for needle in needles) + b")"
+        for first, needles in groupby(
+            sorted({needle for shape in SHAPES if shape.sure for needle in shape.needles}),
+            key=lambda needle: needle[:1],
+        )
+    )
+)
+_AROUND = 512  # bytes
+
 # In a variable no password is an example.
 _IN_A_URL = re.compile(r"://[^\s/:@]{0,256}:[^\s/@]{1,256}@")
 _USER_IN_A_URL = re.compile(r"://[^\s/@]{1,512}@")  # which may be a token
@@ -148,6 +162,22 @@ def kinds_in(text: bytes, *, sure: bool = False) -> set[str]:
     return {shape.kind for shape in SHAPES if (shape.sure or not sure) and shape.matches(text)}
 
 
+def kinds_in_binary(data: bytes) -> set[str]:
+    """Return the kinds of credentials in bytes that are no text, of those shapes that nothing else has.
+
+    One pass finds where one may begin, as a search for each of the needles would take ten times as long.
+    """
+    found: set[str] = set()
+    seen = 0
+    for needle in _NEEDLES.finditer(data):
+        if needle.start() >= seen:
+            seen = (
+                needle.start() + 15 * _AROUND
+            )  # of a credential that begins before, enough lies in this piece
+            found |= kinds_in(data[max(0, needle.start() - _AROUND) : seen + _AROUND], sure=True)
+    return found
+
+
 def credential_kinds(text: str) -> list[str]:
     """Return the kinds of credentials in the value of a variable or a line of configuration."""
     found = kinds_in(text.encode("utf-8", "replace"))
@@ -164,6 +194,6 @@ def hide_credentials(text: str) -> str:
     return text
 
 
-def rg_patterns() -> list[str]:
-    """Return the patterns as ripgrep's arguments."""
-    return [part for shape in SHAPES for part in ("-e", f"(?m){shape.pattern}")]
+def rg_patterns(*, sure: bool = False) -> list[str]:
+    """Return the patterns as ripgrep's arguments; with `sure`, only of those shapes that nothing else has."""
+    return [part for shape in SHAPES if shape.sure or not sure for part in ("-e", f"(?m){shape.pattern}")]

@@ -1,4 +1,4 @@
-"""Reads an image's layers from `docker save`'s stream: their entries, and credentials in text files.
+"""Reads an image's layers from `docker save`'s stream: their entries, and credentials in files.
 
 The image may be a stranger's. Nothing is unpacked, and what is read has bounds (`harvest_nb.bounds`).
 """
@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from harvest_nb.bounds import bounds
-from harvest_nb.checks.credentials import credential_file, kinds_in
+from harvest_nb.checks.credentials import credential_file, kinds_in, kinds_in_binary
 from harvest_nb.errors import CheckError
 
 __all__ = ["Entry", "Layer", "changed_files", "read_layers"]
@@ -42,7 +42,7 @@ _PROGRAMS = ("/usr/local/bin/", "/usr/bin/", "/usr/local/lib/harvest/", "/usr/lo
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, folder or link of a layer, without the content of a file.
+    """A file, folder or link of a layer, with the SHA-256 of a file's content.
 
     `changed` is the time of a file in seconds, and 0 for a folder, whose time moves with what lies in it.
     """
@@ -56,6 +56,7 @@ class Entry:
     link: str
     attributes: tuple[tuple[str, str], ...] = ()
     """Extended ones, such as capabilities."""
+    digest: bytes = b""
 
 
 @dataclass
@@ -152,40 +153,47 @@ def _read(
     if place.name.startswith(_WHITEOUT):
         layer.removed.append(str(place.with_name(place.name.removeprefix(_WHITEOUT))))
         return
-    changed = 0.0 if member.isdir() else member.mtime
-    if path != "/":
-        attributes = [item for item in member.pax_headers.items() if item[0].startswith("SCHILY.xattr.")]
-        layer.entries[path] = Entry(
-            member.type,
-            stat.S_IMODE(member.mode),
-            member.uid,
-            member.gid,
-            member.size,
-            changed,
-            member.linkname,
-            tuple(sorted(attributes)),
-        )
     packages = _PACKAGES in place.parts
     empty = member.isreg() and not member.size
     if not (packages or empty or member.isdir()) and credential_file(path):
         layer.problems.append(f"file of credentials: {path}")
+    digest = b""
     if member.issparse():
         layer.problems.append(f"a sparse file, which is not read: {path}")
-        return
-    content = packed.extractfile(member) if member.isreg() and member.size else None
-    if content is None or (path.startswith(_LOCKED) and member.mtime == _BUILT):
-        return
-    layer.problems += [f"{what} in {path}" for what in sorted(_found(content, values, sure=packages))]
+    elif content := packed.extractfile(member) if member.isreg() and member.size else None:
+        reader = _Digesting(content)
+        if not (path.startswith(_LOCKED) and member.mtime == _BUILT):
+            layer.problems += [f"{what} in {path}" for what in sorted(_found(reader, values, sure=packages))]
+        while reader.read(_BUFFER):
+            pass
+        digest = reader.digest.digest()
+    if path != "/":
+        layer.entries[path] = _entry(member, digest)
 
 
-def _found(file: IO[bytes], values: Mapping[str, bytes], *, sure: bool) -> Iterator[str]:
-    """Yield what stands in a file of any size; nothing where it is no text."""
+def _entry(member: tarfile.TarInfo, digest: bytes) -> Entry:
+    attributes = [item for item in member.pax_headers.items() if item[0].startswith("SCHILY.xattr.")]
+    return Entry(
+        member.type,
+        stat.S_IMODE(member.mode),
+        member.uid,
+        member.gid,
+        member.size,
+        0.0 if member.isdir() else member.mtime,
+        member.linkname,
+        tuple(sorted(attributes)),
+        digest,
+    )
+
+
+def _found(file: _Digesting, values: Mapping[str, bytes], *, sure: bool) -> Iterator[str]:
+    """Yield what stands in a file of any size; where it is no text, only what is sure."""
     window = file.read(_BUFFER)
-    if b"\0" in window[:8192]:
-        return
+    binary = b"\0" in window[:8192]
     found: set[str] = set()
     while window:
-        now = {f"shape of a {kind} credential" for kind in kinds_in(window, sure=sure)}
+        kinds = kinds_in_binary(window) if binary else kinds_in(window, sure=sure)
+        now = {f"shape of a {kind} credential" for kind in kinds}
         now |= {f"the value of {name}" for name, value in values.items() if value in window}
         yield from now - found
         found |= now

@@ -71,7 +71,7 @@ def validate_layers(
     row = Row(
         check="image-layers",
         group="security",
-        expected="no credential in a text file of any layer, removed ones included",
+        expected="no credential in a file of any layer, removed ones included",
         observed=shorten("; ".join(problems)) or f"none in {len(digests)} layers",
         status="fail" if problems else "pass",
         seconds=seconds,

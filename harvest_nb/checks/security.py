@@ -1,4 +1,4 @@
-"""Kinds that ask what the agent could do beyond its task: rights, writable files, authorities, secrets."""
+"""Kinds that ask what the agent could do beyond its task: rights, writable files, authorities, secret variables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Literal
 from pydantic import Field
 
 from harvest_nb.checks.base import Check, Context, Outcome, shorten
-from harvest_nb.checks.credentials import credential_kinds, rg_patterns
+from harvest_nb.checks.credentials import credential_kinds
 from harvest_nb.redact import SECRET_NAME
 
 __all__ = [
     "AuthoritiesCheck",
     "CapabilitiesCheck",
     "EnvironmentSecretsCheck",
-    "FileSecretsCheck",
     "NoNewPrivilegesCheck",
     "PermissionsCheck",
     "UserCheck",
@@ -257,42 +256,3 @@ class EnvironmentSecretsCheck(Check):
         if found:
             return Outcome(False, shorten("; ".join(f"{name}: {why}" for name, why in sorted(found.items()))))
         return Outcome(bool(variables), f"none in {len(variables)} variables of {whose}")
-
-
-class FileSecretsCheck(Check):
-    """No text file under `paths` holds anything of a credential's published shape; `exclude` are rg globs."""
-
-    kind: Literal["file_secrets"]
-    paths: tuple[str, ...] = Field(min_length=1)
-    exclude: tuple[str, ...] = ()
-
-    def expected(self) -> str:
-        """Where nothing may be found."""
-        return f"no credential in files under {', '.join(self.paths)}"
-
-    async def observe(self, context: Context) -> Outcome:
-        """Search with ripgrep, hidden and ignored files too; only file names come back, never a match."""
-        argv = [
-            "rg",
-            "--no-unicode",
-            "--files-with-matches",
-            "--hidden",
-            "--no-ignore",
-            "--no-messages",
-            "--null",
-        ]
-        argv += rg_patterns()
-        for glob in self.exclude:
-            argv += ["--glob", f"!{glob}"]
-        done = await context.run([*argv, "--", *self.paths])
-        found = sorted(path for path in done.text.split("\0") if path)
-        if found:
-            return Outcome(False, shorten(", ".join(found)))
-        # rg ends with 1 for no match, and silently with 2 when a folder is missing, or closed: then nobody here can
-        # read it. What it says in spite of --no-messages, such as of a pattern it cannot take, means no search.
-        # The loader's word on a library that it cannot preload is about every program, and no word of rg's.
-        lines = done.stderr.decode("utf-8", "replace").splitlines()
-        said = " ".join(line for line in lines if not line.startswith("ERROR: ld.so:"))
-        if done.exit_code == 1 or (done.exit_code == 2 and not said.strip()):
-            return Outcome(True, "none found")
-        return Outcome(False, f"rg ended with {done.exit_code}: {shorten(said) or 'no output'}")

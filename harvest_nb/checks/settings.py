@@ -9,13 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from harvest_nb.checks.base import Check, Context, FoundFile, Outcome, shorten
-from harvest_nb.checks.credentials import credential_file
 from harvest_nb.checks.tools import Regex
 from harvest_nb.checks.variables import foreign_variables
 from harvest_nb.errors import SandboxError
 
 __all__ = [
-    "CredentialFilesCheck",
     "EnvironmentCheck",
     "FileCapabilitiesCheck",
     "NameResolutionCheck",
@@ -118,22 +116,6 @@ class SearchPathCheck(Check):
         ]
         problems += await context.python("search_path", *[folder for folder in folders if folder])
         return Outcome(not problems, shorten("; ".join(problems)) or ":".join(folders))
-
-
-class CredentialFilesCheck(Check):
-    """No program keeps credentials in the sandbox: no `.netrc`, no `.docker/config.json`, no key of SSH, and so on."""
-
-    kind: Literal["credential_files"]
-
-    def expected(self) -> str:
-        """No such file."""
-        return "no file in which a program keeps credentials"
-
-    async def observe(self, context: Context) -> Outcome:
-        """Go through the names of all files that the agent can see."""
-        files = await context.files()
-        found = [file.path for file in files if file.size and credential_file(file.path)]
-        return Outcome(not found, shorten(", ".join(sorted(found))) or f"none of {len(files)} files")
 
 
 class SettingsFilesCheck(Check):

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvest_nb.checks.credentials import credential_file, credential_kinds, hide_credentials, kinds_in
+from harvest_nb.checks.credentials import (
+    credential_file,
+    credential_kinds,
+    hide_credentials,
+    kinds_in,
+    kinds_in_binary,
+)
 
 WORD = secrets.token_hex(20) + "7"
 EXAMPLES = {
@@ -49,6 +55,12 @@ def test_each_shape_is_found_and_hidden_wherever_it_stands(example: str, before:
     hidden = hide_credentials(text)
     assert WORD not in hidden
     assert kinds_in(hidden.encode()) == set()
+
+
+@given(st.sampled_from(sorted(EXAMPLES)), st.binary(max_size=2000), st.integers(0, 40))
+def test_among_bytes_each_shape_is_found_that_nothing_else_has(example: str, before: bytes, hits: int):
+    data = before + b"\0sk-\0" * hits + b"\0" + example.encode() + b"\0" + before
+    assert kinds_in(example.encode(), sure=True) <= kinds_in_binary(data) <= kinds_in(data, sure=True)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ BASE = packed(
         ([{"name": "usr/bin", "type": tarfile.DIRTYPE, "mode": 0o777}], ["/usr/bin mode 755 is 777"]),
         ([{"name": "usr/bin", "type": tarfile.DIRTYPE, "mode": 0o755, "mtime": 9}], []),
         ([{"name": "usr/bin/git", "data": b"git", "mode": 0o755}], []),
+        ([{"name": "usr/bin/git", "data": b"gut", "mode": 0o755}], ["/usr/bin/git changed"]),
         (
             [
                 {

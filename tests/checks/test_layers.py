@@ -90,7 +90,7 @@ def test_a_layer_that_was_not_exported_is_a_failure():
 
 def test_both_layouts_of_an_archive_are_read():
     token = TOKEN.encode()
-    layer = packed(opt__note=token, opt__binary=b"\0" + token)
+    layer = packed(opt__note=token, opt__other=b"nothing")
     for name in ("0123__layer.tar", "blobs__sha256__0123"):
         found = scan_layers(iter([packed(**{name: layer})]))
         assert list(found.values()) == [["shape of a GitHub credential in /opt/note"]]
@@ -106,6 +106,15 @@ def test_other_peoples_packages_hold_examples_of_some_shapes_and_tokens_of_none(
     ]
 
 
+@pytest.mark.parametrize("before", [1, 9000, 5_000_000, 1024 * 1024 - 10])
+def test_in_a_file_that_is_no_text_only_what_is_sure_is_named(before: int):
+    note = b"SQLite\0" + b"\1ghp_\0" * (before // 6) + TOKEN.encode() + b"\0" * 2_000_000
+    key = b"ELF\0-----BEGIN RSA PRIVATE KEY-----\0://user:pass12word@host"
+    layer = packed(opt__note=note, usr__bin__openssl=key)
+    (found,) = scan_layers(iter([packed(blobs__sha256__01=layer)])).values()
+    assert found == ["shape of a GitHub credential in /opt/note"]
+
+
 def test_a_file_of_credentials_is_named_by_its_name_unless_it_is_empty():
     layer = packed(
         **{"root__.netrc": b"x", "home__.netrc": b"", "home__.ssh__id_rsa": b"\0", "etc__note": b"x"}
@@ -114,9 +123,10 @@ def test_a_file_of_credentials_is_named_by_its_name_unless_it_is_empty():
     assert found == ["file of credentials: /root/.netrc", "file of credentials: /home/.ssh/id_rsa"]
 
 
-def test_what_a_step_shows_is_looked_for_in_the_files():
+@pytest.mark.parametrize("note", [b"-- pass-phrase --", b"\0\1pass-phrase\0"])
+def test_what_a_step_shows_is_looked_for_in_the_files(note: bytes):
     history = [{"CreatedBy": "/bin/sh -c printf 'NOTE_TOKEN=pass-phrase' > /opt/note"}]
-    layer = packed(opt__note=b"-- pass-phrase --")
+    layer = packed(opt__note=note)
     (found,) = scan_layers(iter([packed(blobs__sha256__01=layer)]))
     described = {"Id": "sha256:1", "RootFS": {"Layers": [found]}}
     report = validate_layers(described, lambda: iter([packed(blobs__sha256__01=layer)]), history=history)

@@ -322,6 +322,29 @@ TAMPERED = [
         lines=("RUN sed -i 's/^harvest:x:1000:/harvest:x:1234:/' /etc/passwd",),
         quick=True,
     ),
+    Tampered(
+        "token-in-a-database",
+        {"file-secrets": "/opt/notes.db", "image-layers": "GitLab credential in /opt/notes.db"},
+        {"/opt/notes.db": f"SQLite format 3\0\x10\0\1\1{'x' * 20000}\0glpat-{SECRET}\0{'x' * 20000}\0"},
+        quick=True,
+    ),
+    Tampered(
+        "value-in-a-binary-file",
+        {
+            "image-history": "NOTE_TOKEN named like a secret",
+            "image-layers": "the value of NOTE_TOKEN in /var/lib/note",
+        },
+        lines=(f"RUN NOTE_TOKEN={SECRET}; printf '\\0%s\\0' $NOTE_TOKEN > /var/lib/note",),
+    ),
+    Tampered(
+        "rewritten-with-its-time-and-size",
+        {"image-build": "/usr/local/lib/harvest/memory_server.py changed"},
+        lines=(
+            "RUN cd /usr/local/lib/harvest && touch -r memory_server.py /tmp/time"
+            " && sed -i 's/memory server/memory Server/' memory_server.py"
+            " && touch -r /tmp/time memory_server.py && rm /tmp/time",
+        ),
+    ),
 ]
 
 
