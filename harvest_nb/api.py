@@ -13,6 +13,7 @@ from typing import Any
 from harvest_nb import snapshot as snapshots
 from harvest_nb.checks import (
     Report,
+    dockerfile_start,
     failed_start,
     load_contract,
     validate_build,
@@ -24,6 +25,7 @@ from harvest_nb.engine import connect, engine_errors
 from harvest_nb.errors import RelayError, SandboxError
 from harvest_nb.machine.command import Stop, unless_stopped
 from harvest_nb.machine.held import holding
+from harvest_nb.paths import snapshot_dir
 from harvest_nb.providers import get_provider, name_for
 from harvest_nb.sandbox.base import Provider, Sandbox, reap_command
 from harvest_nb.sandbox.docker import DockerProvider
@@ -226,7 +228,11 @@ def _look_at_image(
     api: Any = provider.client.api  # partly untyped
     with engine_errors(f"look at {image}"):
         return validate_image(
-            api.inspect_image(image), api.history(image), manifest=manifest, variables=variables
+            api.inspect_image(image),
+            api.history(image),
+            manifest=manifest,
+            variables=variables,
+            start=dockerfile_start((snapshot_dir() / "Dockerfile").read_text(encoding="utf-8")),
         )
 
 

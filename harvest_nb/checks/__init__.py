@@ -2,7 +2,7 @@
 
 from harvest_nb.checks.base import GROUPS
 from harvest_nb.checks.contract import Contract, load_contract
-from harvest_nb.checks.image import validate_image
+from harvest_nb.checks.image import dockerfile_start, validate_image
 from harvest_nb.checks.layers import validate_build, validate_layers
 from harvest_nb.checks.report import COLUMNS, Report, Row
 from harvest_nb.checks.run import validate_sandbox
@@ -14,6 +14,7 @@ __all__ = [
     "Contract",
     "Report",
     "Row",
+    "dockerfile_start",
     "failed_start",
     "load_contract",
     "validate_build",

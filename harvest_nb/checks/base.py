@@ -23,6 +23,7 @@ GROUPS: tuple[Group, ...] = ("tools", "security", "sdk", "mcp", "browser", "conf
 
 _PROGRAMS = Path(__file__).resolve().parent / "programs"
 _SHOWN = 400  # characters of an observation that a row keeps
+_OF_SHELLS = frozenset({"_", "OLDPWD", "PWD", "SHLVL"})  # what every shell sets
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Context:
     """Current step of each check, by its name; shown when the check times out."""
     _manifest: dict[str, Any] | None = None
     _files: tuple[FoundFile, ...] | None = None
+    _environment: dict[str, str] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -99,17 +101,41 @@ class Context:
         argv = ["node", "--input-type=module", "-", *args]
         return await self.run(argv, input=program(f"{name}.mjs"), env=env, cwd=self.sandbox.workdir)
 
-    async def environment(self) -> tuple[dict[str, str], str]:
-        """Read the variables of process 1, or of a new process where that may not be read; return also whose.
+    async def environment(self) -> dict[str, str]:
+        """Read the variables of a program that is started as the agent's CLI is, and those of process 1.
+
+        The engine starts process 1; what the image's entrypoint has set since, only its own programs have. Left out is
+        what the sandbox was given.
 
         Raises:
-            CommandError: neither can be read.
+            CommandError: they cannot be read.
         """
-        done, whose = await self.run(["cat", "/proc/1/environ"]), "process 1"
-        if not done.ok:
-            done, whose = (await self.run(["cat", "/proc/self/environ"])).check(), "a started process"
-        pairs = (entry.partition("=") for entry in done.text.split("\0") if "=" in entry)
-        return {name: value for name, _, value in pairs}, whose
+        async with self._lock:
+            if self._environment is None:
+                first = await self.run(["cat", "/proc/1/environ"])  # its owner may keep it closed
+                started = (await self.run(["cat", "/proc/self/environ"])).check()
+                own = _variables(started.text)
+                given = {name: own[name] for name in self.sandbox.given if name in own}
+                engines = _variables(first.text) if first.ok else {}
+                self._environment = {n: v for n, v in engines.items() if given.get(n) != v}
+                left_out = _OF_SHELLS | self.sandbox.given
+                self._environment |= {n: v for n, v in own.items() if n not in left_out}
+            return dict(self._environment)
+
+    async def login_variables(self) -> dict[str, str]:
+        """Read the variables that a login shell sets or changes, as the CLI starts one for the commands of its agent.
+
+        Raises:
+            CommandError: the shell does not come to its end.
+        """
+        before = await self.environment()
+        done = (await self.run(["bash", "-lc", "exec /bin/cat /proc/self/environ"])).check()
+        left_out = _OF_SHELLS | self.sandbox.given
+        return {
+            name: value
+            for name, value in _variables(done.text).items()
+            if name not in left_out and before.get(name) != value
+        }
 
     async def files(self) -> tuple[FoundFile, ...]:
         """List all files visible to the agent, except npm packages and the validation's scratch folders.
@@ -182,6 +208,12 @@ class Check(BaseModel):
         if self.image_only and not sandbox.isolated:
             return f"a property of the image: the {sandbox.provider} provider has none and isolates nothing"
         return ""
+
+
+def _variables(environ: str) -> dict[str, str]:
+    # A start file of a shell may have printed something before.
+    pairs = (entry.partition("=") for entry in environ.split("\0") if "=" in entry)
+    return {name.rpartition("\n")[2]: value for name, _, value in pairs}
 
 
 def program(name: str) -> bytes:

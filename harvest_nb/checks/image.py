@@ -16,9 +16,11 @@ from harvest_nb.checks.security import secret_variables
 from harvest_nb.checks.variables import foreign_variables
 from harvest_nb.snapshot import manifest as manifests
 
-__all__ = ["history_secrets", "validate_image"]
+__all__ = ["dockerfile_start", "history_secrets", "validate_image"]
 
 # `NAME=value` in a step of the history: the classic builder writes build arguments as `|1 NAME=value /bin/sh …`.
+_STARTS = {"Entrypoint": "ENTRYPOINT", "Cmd": "CMD", "User": "USER", "WorkingDir": "WORKDIR"}
+_NEVER_SET = ("Healthcheck", "OnBuild", "Shell")  # which run programs of their own
 _SHORTEST = 6  # characters of a secret that is looked for by its value
 _ASSIGNMENT = re.compile(r"(?<![\w$])([A-Za-z_][A-Za-z0-9_]*)=(\"[^\"]*\"|'[^']*'|[^\s;&|]+)")
 
@@ -30,6 +32,7 @@ def validate_image(
     manifest: bytes | None = None,
     allow: Iterable[str] = (),
     variables: Mapping[str, str] | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> Report:
     """Rows about the image itself, to be added to those of a sandbox (`report + validate_image(...)`).
 
@@ -39,12 +42,13 @@ def validate_image(
         manifest: the bytes of the baked `manifest.json`; without them the labels are not compared (`n/a`).
         allow: variables that may be named like a secret.
         variables: what the image's ENV may set, as the contract's `environment` has it; without it that is not asked.
+        start: how a container starts, as `dockerfile_start` gives it; without it that is not asked.
     """
     config = inspect.get("Config") or {}
     labels: Mapping[str, str] = config.get("Labels") or {}
     steps = [str(entry.get("CreatedBy") or "") for entry in history]
     allowed = tuple(allow)
-    start = time.monotonic()
+    began = time.monotonic()
     rows = [
         _row(
             "image-user",
@@ -94,7 +98,43 @@ def validate_image(
                 lambda: _foreign(_pairs(config.get("Env") or []), variables),
             )
         )
-    return Report(rows, subject=str(inspect.get("Id", "")), seconds=time.monotonic() - start)
+    if start is not None:
+        rows.append(
+            _row(
+                "image-start",
+                "security",
+                f"{', '.join(start)} as snapshot/Dockerfile sets them, and nothing else that starts",
+                "take what starts a container (ENTRYPOINT … ONBUILD) out of what was built on the snapshot",
+                lambda: _started(config, start),
+            )
+        )
+    return Report(rows, subject=str(inspect.get("Id", "")), seconds=time.monotonic() - began)
+
+
+def dockerfile_start(dockerfile: str) -> dict[str, Any]:
+    """Return how a container of the last stage starts: `Entrypoint`, `Cmd`, `User`, `WorkingDir`, as Docker has them.
+
+    Args:
+        dockerfile: the text; the four stand in it once a stage, commands as JSON.
+    """
+    stage = re.split(r"^FROM\b", dockerfile, flags=re.MULTILINE)[-1]
+    words = dict(re.findall(r"^(ENTRYPOINT|CMD|USER|WORKDIR) +(.+?) *$", stage, re.MULTILINE))
+    return {
+        name: json.loads(words[word]) if word in ("ENTRYPOINT", "CMD") else words[word]
+        for name, word in _STARTS.items()
+    }
+
+
+def _started(config: Mapping[str, Any], start: Mapping[str, Any]) -> Outcome:
+    # That it is root, `image-user` says.
+    root = not _user(str(config.get("User") or "")).ok
+    found = [
+        f"{name} is not as snapshot/Dockerfile sets it"
+        for name in start
+        if config.get(name) != start[name] and not (name == "User" and root)
+    ]
+    found += [f"{name} is set" for name in _NEVER_SET if config.get(name)]
+    return Outcome(not found, shorten("; ".join(found)) or f"{len(start)} settings")
 
 
 def _row(check: str, group: Group, expected: str, hint: str, look: Callable[[], Outcome] | None) -> Row:

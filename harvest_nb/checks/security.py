@@ -239,7 +239,7 @@ class AuthoritiesCheck(Check):
 class EnvironmentSecretsCheck(Check):
     """The environment that the image gives holds nothing like a secret, besides the variables in `allow`.
 
-    That is process 1's; where its owner keeps it closed, a started process' own, which has the sandbox's too.
+    Asked are process 1, a program that is started as the agent's CLI is, and a login shell.
     """
 
     kind: Literal["environment_secrets"]
@@ -251,8 +251,10 @@ class EnvironmentSecretsCheck(Check):
 
     async def observe(self, context: Context) -> Outcome:
         """Read the environment; names are shown, values never."""
-        variables, whose = await context.environment()
+        variables = await context.environment()
         found = secret_variables(variables, self.allow)
+        login = secret_variables(await context.login_variables(), self.allow)
+        found |= {name: f"{why}, set by the login shell" for name, why in login.items() if name not in found}
         if found:
             return Outcome(False, shorten("; ".join(f"{name}: {why}" for name, why in sorted(found.items()))))
-        return Outcome(bool(variables), f"none in {len(variables)} variables of {whose}")
+        return Outcome(bool(variables), f"none in {len(variables)} variables")

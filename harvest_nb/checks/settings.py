@@ -76,7 +76,8 @@ class EnvironmentCheck(Check):
     """The image sets the variables in `known`, each with a value that matches, and no other.
 
     Any other may load code into every program (`LD_PRELOAD`, `NODE_OPTIONS`, `PYTHONPATH`, `BASH_ENV`), send its
-    connections elsewhere (`HTTPS_PROXY`, `GIT_…`), or change what it prints (`TZ`, `LC_ALL`).
+    connections elsewhere (`HTTPS_PROXY`, `GIT_…`), or change what it prints (`TZ`, `LC_ALL`). Asked are process 1, a
+    program that is started as the agent's CLI is, so that what the entrypoint sets counts, and a login shell.
     """
 
     kind: Literal["environment"]
@@ -88,11 +89,13 @@ class EnvironmentCheck(Check):
 
     async def observe(self, context: Context) -> Outcome:
         """Read the environment; names are shown, values never."""
-        variables, whose = await context.environment()
+        variables = await context.environment()
         found = foreign_variables(variables, self.known)
-        if found:
-            return Outcome(False, shorten("; ".join(found)))
-        return Outcome(bool(variables), f"{len(variables)} variables of {whose}")
+        login = foreign_variables(await context.login_variables(), self.known)
+        found += [f"{problem} by the login shell" for problem in login]
+        return Outcome(
+            bool(variables) and not found, shorten("; ".join(found)) or f"{len(variables)} variables"
+        )
 
 
 class SearchPathCheck(Check):
@@ -107,7 +110,7 @@ class SearchPathCheck(Check):
 
     async def observe(self, context: Context) -> Outcome:
         """Look at each folder of the path and at each program in it, links followed."""
-        variables, _ = await context.environment()
+        variables = await context.environment()
         folders = variables.get("PATH", "").split(":")
         problems = [
             f"{folder or 'the working directory'} is no folder of the snapshot"

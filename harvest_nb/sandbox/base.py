@@ -148,6 +148,10 @@ class Sandbox(Protocol):
     def gone(self) -> bool:
         """Whether it is known to have ended, or was closed."""
 
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the variables that are added to the environment of every program."""
+
     async def spawn(
         self,
         argv: Sequence[str],

@@ -53,6 +53,11 @@ class RelayedSandbox:
         return self._closed or self.relay.ended.is_set()
 
     @property
+    def given(self) -> frozenset[str]:
+        """The names of the variables that are added to the environment of every program."""
+        return frozenset(self._env)
+
+    @property
     def silent(self) -> float:
         """For how many seconds the sandbox has left what it was sent unanswered."""
         return self.relay.silent

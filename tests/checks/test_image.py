@@ -5,8 +5,9 @@ import secrets
 
 import pytest
 
-from harvest_nb.checks import failed_start, validate_image
+from harvest_nb.checks import dockerfile_start, failed_start, validate_image
 from harvest_nb.errors import SandboxError
+from harvest_nb.paths import snapshot_dir
 from harvest_nb.snapshot import manifest as manifests
 
 MANIFEST = {
@@ -96,6 +97,25 @@ def test_a_variable_that_the_contract_does_not_know_is_named():
     assert "NODE_OPTIONS" in row.observed
     assert "inject" not in row.observed
     assert validate_image(image(), HISTORY, manifest=BYTES, variables=known).ok
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, []),
+        ({"Entrypoint": ["/opt/start"]}, ["Entrypoint"]),
+        ({"Cmd": None}, ["Cmd"]),
+        ({"User": "daemon", "WorkingDir": "/"}, ["User", "WorkingDir"]),
+        ({"Healthcheck": {"Test": ["CMD", "/opt/x"]}, "Shell": ["/opt/sh", "-c"]}, ["Healthcheck", "Shell"]),
+    ],
+)
+def test_an_image_that_starts_otherwise_than_the_dockerfile_has_it_is_named(change, found):
+    start = dockerfile_start((snapshot_dir() / "Dockerfile").read_text())
+    inspected = image()
+    inspected["Config"] |= start | change
+    report = validate_image(inspected, HISTORY, manifest=BYTES, start=start)
+    assert [row.check for row in report.failures] == (["image-start"] if found else [])
+    assert all(name in row.observed for row in report.failures for name in found)
 
 
 def test_the_password_of_a_proxy_is_named_by_its_variable_and_never_shown():
