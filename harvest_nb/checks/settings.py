@@ -99,10 +99,14 @@ class EnvironmentCheck(Check):
 
 
 class SearchPathCheck(Check):
-    """`PATH` leads to the folders in `known` alone, and the agent may change neither these nor the programs in them."""
+    """`PATH` leads to the folders in `known` alone, and the agent may change neither these nor the programs in them.
+
+    No program stands in the way of another of its name in a later folder, but for those in `allow`.
+    """
 
     kind: Literal["search_path"]
     known: tuple[str, ...] = Field(min_length=1)
+    allow: tuple[str, ...] = ()
 
     def expected(self) -> str:
         """The folders."""
@@ -117,7 +121,13 @@ class SearchPathCheck(Check):
             for folder in folders
             if folder not in self.known
         ]
-        problems += await context.python("search_path", *[folder for folder in folders if folder])
+        found = await context.python("search_path", *[folder for folder in folders if folder])
+        problems += found["changeable"]
+        problems += [
+            f"{path} stands before {other}, another program"
+            for path, other in found["covering"]
+            if path not in self.allow
+        ]
         return Outcome(not problems, shorten("; ".join(problems)) or ":".join(folders))
 
 

@@ -392,6 +392,12 @@ TAMPERED = [
         {"image-start": "Cmd is not as snapshot/Dockerfile sets it"},
         lines=('CMD ["sh", "-c", "exec python3 /usr/local/lib/harvest/relay.py serve"]',),
     ),
+    Tampered(
+        "two-programs-of-a-name",
+        {"search-path": "/usr/local/bin/git stands before /usr/bin/git"},
+        {"/usr/local/bin/git": '#!/bin/sh\nexec /usr/bin/git "$@"\n'},
+        ("RUN chown root /usr/local/bin/git && chmod 755 /usr/local/bin/git",),
+    ),
 ]
 
 

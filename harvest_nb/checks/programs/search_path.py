@@ -1,6 +1,7 @@
-"""Says what of the search path the agent may change: `search_path.py <folders…>`, prints sentences as JSON.
+"""Looks at the search path: `search_path.py <folders…>`, prints `{"changeable": …, "covering": …}` as JSON.
 
-Files that the agent owns count as well as those that it may write: their owner can change the mode.
+Sentences on what the agent may change: files that it owns count as well as those that it may write, since their owner
+can change the mode. And pairs of programs of one name in two folders, which are not the same file.
 """
 
 import json
@@ -24,15 +25,22 @@ def replaceable(path: Path) -> bool:
     return any(changeable(place) for place in (real, *real.parents))
 
 
-problems = []
+changeables = []
+covering = []
+first: "dict[str, Path]" = {}
 for folder in map(Path, sys.argv[1:]):
     if not folder.is_dir():
         if replaceable(folder):
-            problems.append(f"{folder} is not there, and the agent may make it")
+            changeables.append(f"{folder} is not there, and the agent may make it")
     elif replaceable(folder):
-        problems.append(f"{folder} is the agent's to write into")
+        changeables.append(f"{folder} is the agent's to write into")
     else:
-        problems += [
+        changeables += [
             f"{path} is the agent's to change" for path in sorted(folder.iterdir()) if replaceable(path)
         ]
-json.dump(problems, sys.stdout)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if os.access(path, os.X_OK) and path.is_file():
+            before = first.setdefault(path.name, path)
+            if os.path.realpath(before) != os.path.realpath(path):
+                covering.append((str(before), str(path)))
+json.dump({"changeable": changeables, "covering": covering}, sys.stdout)
