@@ -37,11 +37,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file in the sandbox: its path, its size in bytes, and whether it has capabilities of its own."""
+    """A file or link in the sandbox: its size in bytes, whether it has capabilities, and where a link leads."""
 
     path: str
     size: int
     capable: bool
+    link: str
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Context:
     """Current step of each check, by its name; shown when the check times out."""
     _manifest: dict[str, Any] | None = None
     _files: tuple[FoundFile, ...] | None = None
+    _repositories: tuple[str, ...] = ()
     _environment: dict[str, str] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -146,8 +148,18 @@ class Context:
         async with self._lock:
             if self._files is None:
                 listed = await self.python("files", str(self.scratch.parent / ".checks-"))
-                self._files = tuple(FoundFile(*entry) for entry in listed)
+                self._files = tuple(FoundFile(*entry) for entry in listed["files"])
+                self._repositories = tuple(listed["repositories"])
             return self._files
+
+    async def repositories(self) -> tuple[str, ...]:
+        """List the folders in which git would find a repository, under whatever name, as `files` sees them.
+
+        Raises:
+            CommandError: they cannot be listed.
+        """
+        await self.files()
+        return self._repositories
 
     async def manifest(self) -> dict[str, Any]:
         """The baked `manifest.json`, read once.

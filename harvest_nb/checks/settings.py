@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Container
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -25,6 +28,7 @@ __all__ = [
 _MOST = 12  # settings that are named of one file
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,40}", re.ASCII)
 _READ = 256 * 1024  # bytes; a larger file is named alone
+_OF_A_REPOSITORY = re.compile(r"config(\.worktree)?|commondir|hooks(/.*(?<!\.sample))?", re.DOTALL)
 
 
 def _patterns(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,6 +41,7 @@ def _patterns(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Patterns = Annotated[tuple[str, ...], AfterValidator(_patterns)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def setting_names(text: str) -> list[str]:
@@ -132,7 +137,7 @@ class SearchPathCheck(Check):
 
 
 class SettingsFilesCheck(Check):
-    """No file matches one of `absent`, but for those of `allow`, and each file of `same` is as that beside it.
+    """No file matches one of `absent`, but for those that are allowed, and each file of `same` is as that beside it.
 
     A pattern must match the whole path. An empty file sets nothing and does not count.
     """
@@ -140,7 +145,14 @@ class SettingsFilesCheck(Check):
     kind: Literal["settings_files"]
     absent: Patterns = ()
     allow: Patterns = ()
+    """Files that may be there, whatever they hold."""
+    allow_sha256: dict[str, Digest] = Field(default_factory=dict)
+    """Files that may be there with this content: path to SHA-256."""
+    allow_links: dict[Regex, str] = Field(default_factory=dict)
+    """Links that may be there: a pattern of their paths to where they lead, with `\\1` for its first group."""
     same: dict[str, str] = Field(default_factory=dict)
+    repositories: bool = False
+    """Whether what git runs or reads of its repositories counts, whatever these are named."""
     what: str = Field(min_length=1)
     """What such files set, in words."""
 
@@ -155,14 +167,20 @@ class SettingsFilesCheck(Check):
             for patterns in (self.absent, self.allow)
         )
         files = await context.files()
+        repositories = set(await context.repositories()) if self.repositories else set()
         found = [
             file
             for file in files
             if file.size
-            and any(pattern.fullmatch(file.path) for pattern in absent)
+            and (any(p.fullmatch(file.path) for p in absent) or _of_a_repository(file.path, repositories))
             and not any(pattern.fullmatch(file.path) for pattern in allow)
+            and not self._leads_where_it_may(file)
         ]
-        problems = [await _described(context, file) for file in sorted(found, key=lambda file: file.path)]
+        problems = [
+            await _described(context, file, self.allow_sha256.get(file.path, ""))
+            for file in sorted(found, key=lambda file: file.path)
+        ]
+        problems = [problem for problem in problems if problem]
         for place, other in self.same.items():
             path = context.expand(place)
             ours, theirs = await _lines(context, path), await _lines(context, other)
@@ -171,17 +189,34 @@ class SettingsFilesCheck(Check):
                 problems.append(f"{path} differs from {other}: {len(added)} lines of its own")
         return Outcome(not problems, shorten("; ".join(problems)) or f"none in {len(files)} files")
 
+    def _leads_where_it_may(self, file: FoundFile) -> bool:
+        matches = ((re.fullmatch(pattern, file.path), target) for pattern, target in self.allow_links.items())
+        return any(match and match.expand(target) == file.link for match, target in matches)
 
-async def _described(context: Context, file: FoundFile) -> str:
-    if file.size > _READ:
+
+def _of_a_repository(path: str, repositories: Container[str]) -> bool:
+    place = PurePosixPath(path)
+    return any(
+        str(folder) in repositories and _OF_A_REPOSITORY.fullmatch(str(place.relative_to(folder)))
+        for folder in place.parents
+    )
+
+
+async def _described(context: Context, file: FoundFile, allowed: str) -> str:
+    """Return what is wrong with a file; an empty text where its SHA-256 is the allowed one."""
+    if file.size > _READ and not allowed:
         return file.path
     try:
-        text = (await context.sandbox.read(file.path)).decode("utf-8", "replace")
+        data = await context.sandbox.read(file.path)
     except (OSError, SandboxError):
-        return f"{file.path} (closed to the agent)"
-    names = setting_names(text)
+        return f"{file.path}, a link to {file.link}" if file.link else f"{file.path} (closed to the agent)"
+    digest = hashlib.sha256(data).hexdigest()
+    if digest == allowed:
+        return ""
+    names = setting_names(data.decode("utf-8", "replace"))
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return f"{file.path} sets {', '.join(names[:_MOST])}{more}" if names else file.path
+    changed = f" (SHA-256 {digest}, not as allowed)" if allowed else ""
+    return f"{file.path}{changed}" + (f" sets {', '.join(names[:_MOST])}{more}" if names else "")
 
 
 async def _lines(context: Context, path: str) -> list[str]:

@@ -6,6 +6,8 @@ A few run always, all of them in the soak, and there those that could have conse
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from harvest_nb.api import validate
 from harvest_nb.checks import Report
 from harvest_nb.checks.report import UNVERIFIED
 from harvest_nb.engine import DockerClient
+from harvest_nb.paths import config_dir
 from harvest_nb.sandbox.docker import DockerProvider
 from harvest_nb.snapshot import Snapshot
 from tests.checks.broken import Broken, built
@@ -327,29 +330,6 @@ TAMPERED = [
         quick=True,
     ),
     Tampered(
-        "token-in-a-database",
-        {"file-secrets": "/opt/notes.db", "image-layers": "GitLab credential in /opt/notes.db"},
-        {"/opt/notes.db": f"SQLite format 3\0\x10\0\1\1{'x' * 20000}\0glpat-{SECRET}\0{'x' * 20000}\0"},
-        quick=True,
-    ),
-    Tampered(
-        "value-in-a-binary-file",
-        {
-            "image-history": "NOTE_TOKEN named like a secret",
-            "image-layers": "the value of NOTE_TOKEN in /var/lib/note",
-        },
-        lines=(f"RUN NOTE_TOKEN={SECRET}; printf '\\0%s\\0' $NOTE_TOKEN > /var/lib/note",),
-    ),
-    Tampered(
-        "rewritten-with-its-time-and-size",
-        {"image-build": "/usr/local/lib/harvest/memory_server.py changed"},
-        lines=(
-            "RUN cd /usr/local/lib/harvest && touch -r memory_server.py /tmp/time"
-            " && sed -i 's/memory server/memory Server/' memory_server.py"
-            " && touch -r /tmp/time memory_server.py && rm /tmp/time",
-        ),
-    ),
-    Tampered(
         "entrypoint-that-sets-variables",
         {
             "environment": "HTTPS_PROXY is set; LANG is not",
@@ -393,10 +373,93 @@ TAMPERED = [
         lines=('CMD ["sh", "-c", "exec python3 /usr/local/lib/harvest/relay.py serve"]',),
     ),
     Tampered(
+        "git-elsewhere",
+        {"git-settings": "/app/workspace/.git"},
+        {"/app/workspace/.git": "gitdir: /opt/elsewhere\n"},
+    ),
+    Tampered(
+        "git-repository-without-a-work-tree",
+        {"git-settings": "/opt/bare/config sets core.repositoryformatversion"},
+        lines=(
+            "RUN git init -q --bare /opt/bare && git -C /opt/bare config core.fsmonitor /opt/run"
+            " && printf '#!/bin/sh\\n' > /opt/bare/hooks/pre-commit",
+        ),
+    ),
+    Tampered(
+        "hooks-behind-a-link",
+        {"git-settings": "/usr/share/git-core/templates/hooks"},
+        lines=(
+            "RUN mkdir /opt/hooks && printf '#!/bin/sh\\n' > /opt/hooks/pre-commit"
+            " && rm -r /usr/share/git-core/templates/hooks && ln -s /opt/hooks /usr/share/git-core/templates/hooks",
+        ),
+    ),
+    Tampered(
+        "settings-of-a-workspace",
+        {"package-settings": "/app/workspace/pnpm-workspace.yaml"},
+        {
+            "/app/workspace/pnpm-workspace.yaml": "registry: http://evil.example/\n",
+            f"{HOME}/uv.toml": 'index-url = "http://evil.example/"\n',
+            "/tsconfig.json": '{"ts-node": {"require": ["/opt/x.js"]}}\n',
+        },
+    ),
+    Tampered(
+        "python-starts-with-another-file",
+        {"start-files": "/usr/lib/python3.11/sitecustomize.py"},
+        lines=(
+            "RUN rm /usr/lib/python3.11/sitecustomize.py"
+            " && echo 'import os' > /usr/lib/python3.11/sitecustomize.py",
+        ),
+    ),
+    Tampered(
+        "python-starts-with-a-package",
+        {"start-files": "/usr/local/lib/python3.11/dist-packages/usercustomize/__init__.py"},
+        {"/usr/local/lib/python3.11/dist-packages/usercustomize/__init__.py": "import os\n"},
+    ),
+    Tampered(
+        "python-from-an-archive",
+        {"start-files": "/usr/lib/python311.zip"},
+        lines=(
+            "RUN cd /tmp && echo 'x = 1' > more.py && python3 -m zipfile -c /usr/lib/python311.zip more.py"
+            " && rm more.py",
+        ),
+    ),
+    Tampered(
+        "library-before-debians",
+        {"start-files": "/usr/local/lib/libz.so.1", "libraries": "/opt/libs/libcurl.so.4"},
+        lines=(
+            "RUN cp /lib/*-linux-gnu/libz.so.1 /usr/local/lib/ && mkdir /opt/libs"
+            " && cp /lib/*-linux-gnu/libcurl.so.4 /opt/libs/libcurl.so.4"
+            " && /sbin/ldconfig /opt/libs",
+        ),
+    ),
+    Tampered(
+        "token-in-a-database",
+        {"file-secrets": "/opt/notes.db", "image-layers": "GitLab credential in /opt/notes.db"},
+        {"/opt/notes.db": f"SQLite format 3\0\x10\0\1\1{'x' * 20000}\0glpat-{SECRET}\0{'x' * 20000}\0"},
+        quick=True,
+    ),
+    Tampered(
+        "value-in-a-binary-file",
+        {
+            "image-history": "NOTE_TOKEN named like a secret",
+            "image-layers": "the value of NOTE_TOKEN in /var/lib/note",
+        },
+        lines=(f"RUN NOTE_TOKEN={SECRET}; printf '\\0%s\\0' $NOTE_TOKEN > /var/lib/note",),
+    ),
+    Tampered(
         "two-programs-of-a-name",
         {"search-path": "/usr/local/bin/git stands before /usr/bin/git"},
         {"/usr/local/bin/git": '#!/bin/sh\nexec /usr/bin/git "$@"\n'},
         ("RUN chown root /usr/local/bin/git && chmod 755 /usr/local/bin/git",),
+    ),
+    Tampered(
+        "rewritten-with-its-time-and-size",
+        {"image-build": "/usr/local/lib/harvest/memory_server.py changed"},
+        lines=(
+            "RUN cd /usr/local/lib/harvest && touch -r memory_server.py /tmp/time"
+            " && sed -i 's/memory server/memory Server/' memory_server.py"
+            " && touch -r /tmp/time memory_server.py && rm /tmp/time",
+        ),
     ),
 ]
 
@@ -448,6 +511,49 @@ async def test_what_was_put_in_is_named_in_the_layers_too(
     # What is read is a gigabyte for each image: only where it tells more.
     layers = not {"image-layers", "image-build"}.isdisjoint(tampered.found)
     named(await look(engine, kept, tampered, groups=groups, layers=layers), tampered, set())
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as allowed", "changed since"])
+async def test_files_of_a_common_package_can_be_allowed_by_their_digest(
+    engine: DockerClient, kept: Snapshot, tmp_path: Path, changed: bool
+):
+    # What wget, openssh-client and gawk bring; and a program before another one.
+    files = {
+        "/etc/wgetrc": "passive_ftp = on\n",
+        "/etc/ssh/ssh_config": "Host *\n    SendEnv LANG LC_*\n",
+        "/etc/profile.d/gawk.sh": "gawkpath_default () { unset AWKPATH; }\n",
+    }
+    digests = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()}
+    lines = (
+        "RUN printf '#!/bin/sh\\nexec /usr/bin/jq \"$@\"\\n' > /usr/local/bin/jq && chmod 755 /usr/local/bin/jq",
+        "RUN chmod g+s /usr/bin/find",
+    )
+    tampered = Tampered(
+        "allowed", {}, {**files, **({"/etc/wgetrc": "https_proxy = x\n"} if changed else {})}, lines
+    )
+    text = (config_dir() / "contract.toml").read_text()
+    for check, field, paths in (
+        ("package-settings", "allow_sha256", ["/etc/wgetrc", "/etc/ssh/ssh_config"]),
+        ("start-files", "allow_sha256", ["/etc/profile.d/gawk.sh"]),
+        ("search-path", "allow", ["/usr/local/bin/jq"]),
+        ("setuid-files", "allow", ["/usr/bin/find"]),
+    ):
+        value = json.dumps(paths)
+        if field == "allow_sha256":
+            value = (
+                f"{{ {', '.join(f'{json.dumps(path)} = {json.dumps(digests[path])}' for path in paths)} }}"
+            )
+        head = f'name = "{check}"\n'
+        before, after = text.split(head)
+        after = after.replace("allow = []\n", "", 1) if check == "setuid-files" else after
+        text = f"{before}{head}{field} = {value}\n{after}"
+    contract = tmp_path / "contract.toml"
+    contract.write_text(text)
+    report = await look(engine, kept, tampered, groups=["security"], layers=False, contract=contract)
+    found = names(report)
+    # It was made from the snapshot by hand; one that `build` has made from its Dockerfile is known.
+    assert set(found) == {"image-build", *(["package-settings"] if changed else [])}, found
+    assert "/etc/wgetrc" in found.get("package-settings", "/etc/wgetrc")
 
 
 async def test_the_image_of_a_build_is_verified_and_one_from_elsewhere_is_not(
