@@ -237,7 +237,7 @@ TAMPERED = [
     ),
     Tampered(
         "time-zone-and-locale",
-        {"environment": "LC_ALL is set; TZ is set", "image-variables": "LC_ALL is set; TZ is set"},
+        {"environment": "LC_ALL is not", "image-variables": "TZ is not"},
         lines=("ENV TZ=Pacific/Kiritimati LC_ALL=tr_TR.UTF-8",),
         whole=True,
     ),
