@@ -17,8 +17,12 @@ from harvest_nb.errors import SettingsError
 __all__ = ["Bounds", "bounds", "json_within"]
 
 _MIB = 1024**2
-_WIDEST = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")  # beyond U+FFFF, as it is or as an escape
-_WIDE = re.compile(rb"[\xc4-\xef]|\\u(?!00)")  # beyond U+00FF
+_ESCAPED = rb"(?<!\\)(?:\\\\)*+\\u"
+_WIDEST = re.compile(
+    rb"[\xf0-\xf4]|" + _ESCAPED + rb"[dD][89abAB]"
+)  # beyond U+FFFF, as it is or as an escape
+_WIDE = re.compile(rb"[\xc4-\xef]|" + _ESCAPED + rb"(?!00)")  # beyond U+00FF
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 # Possessive, and with an end that may be missing: each byte is looked at once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
@@ -47,7 +51,7 @@ class Bounds(BaseSettings):
     stream_bytes: int = Field(default=2048 * _MIB, gt=0)
     """A run's `stream.jsonl`, past which the run ends, and the transcript that grows beside it."""
     text_bytes: int = Field(default=48 * _MIB, gt=0)
-    """Memory of the text of one message or request: one emoji in it makes four bytes of every character."""
+    """Memory of the strings in one message or request: one emoji makes four bytes of every character of its string."""
     messages_bytes: int = Field(default=64 * _MIB, gt=0)
     """Memory of the typed messages that a session's results hold, and that of partial ones; `stream.jsonl` has all."""
     json_values: int = Field(default=1_000_000, gt=0)
@@ -87,21 +91,33 @@ def json_within(data: bytes, most: int) -> Any:
     """Parse JSON text that holds at most `most` values, as `[]` alone takes 30 times its size in memory.
 
     Raises:
-        ValueError: it is no JSON, holds more, or is longer than `Bounds.text_bytes` in memory.
+        ValueError: it is no JSON, holds more, or its strings take more memory than `Bounds.text_bytes`.
     """
-    # See PEP 393: the widest character of a text decides how many bytes each takes.
-    if len(data) > _MIB and len(data) * (
-        width := 4 if _WIDEST.search(data) else 2 if _WIDE.search(data) else 1
-    ) > (room := bounds().text_bytes):
-        raise ValueError(
-            f"more than {room // width:,} bytes where characters take {width} (HARVEST_MAX_TEXT_BYTES)"
-        )
+    if len(data) > _MIB:
+        size, room = sum(_memory(string.group()) for string in _STRING.finditer(data)), bounds().text_bytes
+        if size > room:
+            raise ValueError(f"its strings take {size:,} bytes, more than {room:,} (HARVEST_MAX_TEXT_BYTES)")
+        data = _in_ascii(data)
     if _marks(data) > most and (data.count(b'"') > 2 * most or _marks(_STRING.sub(b"", data)) > most):
         raise ValueError(f"more than {most:,} values (HARVEST_MAX_JSON_VALUES)")
     try:
         return json.loads(data)
     except RecursionError:
         raise ValueError("values that are nested too deeply") from None
+
+
+def _in_ascii(data: bytes) -> bytes:
+    """Return JSON text with escapes for what is not ASCII: a byte a character when it is decoded, as a whole."""
+    return _BEYOND_ASCII.sub(
+        lambda run: json.dumps(run.group().decode("utf-8", "surrogatepass"))[1:-1].encode(), data
+    )
+
+
+def _memory(string: bytes) -> int:
+    """Return about how many bytes a string of JSON takes in memory: its widest character decides (PEP 393)."""
+    if len(string) < 64 * 1024:
+        return len(string)
+    return len(string) * (4 if _WIDEST.search(string) else 2 if _WIDE.search(string) else 1)
 
 
 def _marks(data: bytes) -> int:

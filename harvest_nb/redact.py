@@ -62,6 +62,8 @@ SHORTEST = 6
 """Characters of the shortest value that is looked for: shorter ones would redact ordinary words."""
 LEAST = 6
 """Characters or bytes of a secret, after a published prefix, from which on its beginning is taken for one."""
+_AT_ONCE = 4 << 20  # bytes
+_BEYOND = 1 << 20  # bytes; the longest form of a value is shorter
 _WINDOW = 128  # characters at a text's end in which a form of a few characters may have begun
 
 
@@ -107,6 +109,30 @@ class Redactor:
             parts += [value[at:begin], f"[redacted:{name}]"]
             at = end
         return "".join([*parts, value[at:]]) if parts else value
+
+    def data(self, data: bytes) -> bytes:
+        """Return UTF-8 text with every known secret replaced; other bytes stay as they are.
+
+        A long text is looked at in windows, as one emoji makes four bytes of every character of a text. What begins in
+        a window is looked for up to `_BEYOND` bytes after it.
+        """
+        clean: list[bytes] = []
+        at = 0
+        while at < len(data):
+            end, place = at + _AT_ONCE, max(0, at - _WINDOW)
+            text = data[place : end + _BEYOND].decode("utf-8", "surrogateescape")
+            seen = 0
+            for begin, stop, name in self.spans(text):
+                first = place + len(text[seen:begin].encode("utf-8", "surrogateescape"))
+                place, seen = first + len(text[begin:stop].encode("utf-8", "surrogateescape")), stop
+                if first >= end:
+                    break
+                if place > at:
+                    clean += [data[at : max(at, first)], f"[redacted:{name}]".encode()]
+                    at = place
+            clean.append(data[at:end])
+            at = max(at, end)
+        return b"".join(clean)
 
     def found(self, value: str) -> list[str]:
         """Names of the secrets that occur in `value`, in any form."""

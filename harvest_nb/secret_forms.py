@@ -54,6 +54,7 @@ _MARK = r"[-+>|#]"  # in front of a line, as diff, a mail and a comment have it
 _CUT_DRESSED = rf"(?:\s|{_SLASHES}t){{0,32}}+{_CUT_NUMBER}:?\s{{0,32}}+{_MARK}{{0,7}}\s{{0,32}}+"
 _CUT_SHOWN = re.compile(r"[ 0-9a-fA-F]{0,100}(?:  [^\r\n]{0,40})?\Z")
 _SHORT = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
+_COMPARED = 32  # elements that may tell a line's own beginning from what was put in front of it
 _SEARCHED = 4  # elements that a search looks for before the whole form is tried
 _NESTED = 6  # levels of JSON in JSON, as of a file in a tool's input in a line of a stream
 _NAMES: dict[str, list[str]] = {}
@@ -163,10 +164,10 @@ def _as_characters(value: str, public: int) -> Form:
 
 def _ambiguous(parts: Sequence[str]) -> int:
     """Return how many of `parts` it takes to tell a line's own beginning from a number or a mark in front of it."""
-    for at, part in enumerate(parts):
+    for at, part in enumerate(parts[:_COMPARED]):
         if not re.fullmatch(r"[\d:→\t >|#+\\-]+", part):
             return at + (part[0] != "\n")
-    return len(parts)
+    return min(len(parts), _COMPARED)
 
 
 def _breaks(part: str, then: str, escaped: bool) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from harvest_nb.bounds import Bounds, bounds
+from harvest_nb.bounds import Bounds, bounds, json_within
 from harvest_nb.errors import SettingsError
 from harvest_nb.paths import data_root
 
@@ -20,6 +22,21 @@ def test_a_bound_can_be_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, wrong)
         with pytest.raises(SettingsError, match=variable):
             bounds()
+
+
+WIDE = "\U0001f600"
+
+
+def test_one_wide_character_leaves_the_other_strings_as_they_were() -> None:
+    given = {"system": [f"{WIDE} é →"], "images": ["a" * 13_000_000, "\\ud83d" * 2_000_000]}
+    for text in (json.dumps(given), json.dumps(given, ensure_ascii=False)):
+        assert json_within(text.encode(), 100) == given
+
+
+@pytest.mark.parametrize("wide", [WIDE, json.dumps(WIDE)[1:-1]], ids=["plain", "escaped"])
+def test_a_string_of_wide_characters_has_a_bound(wide: str) -> None:
+    with pytest.raises(ValueError, match="HARVEST_MAX_TEXT_BYTES"):
+        json_within(f'["{"a" * 13_000_000}{wide}"]'.encode(), 100)
 
 
 def test_the_page_about_trust_lists_every_bound_with_its_default() -> None:

@@ -254,6 +254,15 @@ def test_what_a_kernel_itself_says_is_shown_where_it_has_died(tmp_path):
 # Secrets
 
 
+def test_a_secret_in_what_a_kernel_itself_says_is_shown_to_nobody(tmp_path):
+    result = run(
+        "speaks", tmp_path, {"die": True, "lines": 9}, secrets=Redactor({"TOKEN": "line 8 of the kernel"})
+    )
+    assert "[redacted:TOKEN]" in result.stderr
+    assert "line 7 of the kernel" in result.stderr
+    assert "line 8" not in result.stderr
+
+
 def test_a_credential_nobody_declared_fails_and_is_redacted_on_disk(tmp_path):
     result = run("leak", tmp_path)
     assert result.outcome == "failed"

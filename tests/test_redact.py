@@ -26,6 +26,19 @@ def test_no_form_of_a_secret_survives(secret: str, before: str, after: str) -> N
         assert secret not in said.replace("[redacted:TOKEN]", "")
 
 
+@pytest.mark.parametrize("offset", [-30, -19, -18, -3, -1, 0, 1, 128])
+def test_a_long_file_is_cleaned_as_a_short_one_is(offset: int) -> None:
+    """It is looked at in parts of some megabytes."""
+    value = "summer-holiday-2024"
+    redactor = Redactor({"TOKEN": value})
+    text = "é\U0001f600" + "x" * ((4 << 20) - 6 + offset) + value + "we met in the summer" * 2
+    data = text.encode() + b"\xff" + f"{value} and {value[:-1]}".encode()
+    expected = redactor.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    assert redactor.data(data) == expected
+    assert expected.count(b"[redacted:TOKEN]") == 2
+
+
+@example("abcdef\n" + "1" * 1000, 0)
 @example("1\n> >1", 0)  # its second line begins with a mark, twice
 @given(st.text("ab1:-+>|#\\ \t\r\n→", min_size=6, max_size=40).map(str.strip), st.integers(0, 3))
 def test_whatever_the_lines_of_a_secret_begin_with(secret: str, levels: int) -> None:

@@ -35,8 +35,11 @@ class Budget:
         )
         words = {name: usage.get(name) for name in WORDS}
         rates = self._prices.rates(model, prompt_tokens=prompt, **words)
-        if rates is None:
+        plain = self._prices.rates(model, prompt_tokens=prompt)
+        if rates is None or plain is None:
             return
         for name in COUNTS:
             component = name.removesuffix("_tokens").removesuffix("_requests")
-            self.spent += rates.cost(component, usage.get(name, 0)) or 0
+            units = usage.get(name, 0)
+            # The speed or the region may have no price of its own.
+            self.spent += rates.cost(component, units) or plain.cost(component, units) or 0

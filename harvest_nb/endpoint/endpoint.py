@@ -63,6 +63,8 @@ class Endpoint:
     """Called with what went wrong beside the answers that the CLI gets."""
     url: str | None = None
     """The base URL of an endpoint elsewhere."""
+    latest: int | None = None
+    """The HTTP status of its latest answer to the prompt, as a proxy passed it on."""
     inside: int | None = None
     """The port of the sandbox's 127.0.0.1 at which the CLI asks."""
 
@@ -78,11 +80,11 @@ class Endpoint:
         name = self.url or f"the {self.kind} endpoint"
         return re.sub(rf"(http://)?(127\.0\.0\.1|localhost):{self.inside}\b", lambda _: name, text)
 
-    def asked(self, reason: str, status: int | None) -> str:
-        """Return why a request failed, with the URL of an endpoint elsewhere that was asked."""
-        if self.url is None or self.url in reason:
+    def with_latest(self, reason: str) -> str:
+        """Return why a request failed, with the URL and the latest status of an endpoint elsewhere that answered."""
+        if self.url is None or self.latest is None or self.url in reason:
             return reason
-        return f"{reason} ({self.url} was asked{f', HTTP status {status}' if status else ''})"
+        return f"{reason} (the latest answer of {self.url} had the HTTP status {self.latest})"
 
     def note(self, method: str, path: str, status: int | None, note: str = "") -> None:
         """Add to the log, which a sandbox that asks for ever does not fill without end."""

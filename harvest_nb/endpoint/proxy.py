@@ -150,6 +150,7 @@ class _Proxy:
                 "which is not followed: give the URL that answers itself",
             )
         self.endpoint.note(request.method, path, answer.status_code, "passed on")
+        self.endpoint.latest = answer.status_code
         keep = self._keeper(number, request, content, answer) if is_message else _forget
         headers_given = httpx.Headers(answer.headers.raw, encoding="latin-1").items()
         meter = None

@@ -17,7 +17,7 @@ __all__ = ["Cancelled", "Finished", "Stop", "StoppableFile", "clean_env", "run_l
 
 T = TypeVar("T")
 
-_GRACE_SECONDS = 2.0  # of the five that Ctrl-C may take: what was written goes too
+_GRACE_SECONDS = 2.0  # Ctrl-C may take five, and removing what was written needs the rest
 _TAIL_LINES = 20
 _END = 1024 * 1024  # so much of a file goes out in any case: a receiver may do without a tar's padding
 _PASSED_ON = {
@@ -113,8 +113,8 @@ def unless_stopped(work: Callable[[], T], stop: Stop) -> T:
 class StoppableFile(io.FileIO):
     """A file to be sent, whose reading raises `Cancelled` once `stop` is asked, unless nearly all of it has been read.
 
-    What sends it breaks its connection then, and the receiver has no more than a part; or else has it whole, and
-    answers.
+    The sender then breaks its connection, so that the receiver has only a part. Past that point the file goes out
+    whole.
     """
 
     def __init__(self, path: Path, stop: Stop) -> None:

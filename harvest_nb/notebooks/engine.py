@@ -12,6 +12,7 @@ the notebook is saved.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import os
 import re
@@ -34,7 +35,7 @@ from papermill.engines import Engine, NotebookExecutionManager, papermill_engine
 
 from harvest_nb.machine.command import Cancelled, Stop
 from harvest_nb.machine.held import discard, holding
-from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, Redactor
+from harvest_nb.redact import SECRET_NAME, SECRET_SHAPES, Pieces, Redactor
 from harvest_nb.settings import DESK_VARIABLES, TOKEN_VARIABLES
 
 __all__ = ["ENGINE", "Job", "kernel_environment", "redact_cells"]
@@ -43,7 +44,7 @@ ENGINE = "harvest"
 _DROPPED = re.compile(r"(ANTHROPIC|CLAUDE|AWS|GOOGLE|VERTEX|CLOUD_ML|AZURE)_.*|CLAUDECODE")
 _LET_GO = 10  # seconds a cell gets to clean up after it was interrupted
 _LET_GO_STOPPED = 2  # ... by a person, who waits
-_STDERR_BYTES = 16_384  # of what a kernel says on its standard error, the end
+_STDERR = 16_384  # characters of what a kernel says on its standard error, the end
 _DRAINED = 0.5  # seconds for the rest of it once the kernel has ended
 _PUT_AWAY = (
     30  # seconds a kernel gets for the sandboxes that it holds, twice as much as until it gets SIGTERM
@@ -196,15 +197,14 @@ class HarvestEngine(Engine):
 
 @contextlib.contextmanager
 def _stderr_of(job: Job) -> Iterator[int]:
-    """Give a descriptor for the kernel's own standard error, whose last whole lines come into `job` at the end."""
+    """Give a descriptor for the kernel's own standard error, whose end comes into `job`, without secrets."""
     source, sink = os.pipe()
-    end = bytearray()
+    pieces, decoder = Pieces(job.redactor), codecs.getincrementaldecoder("utf-8")("replace")
 
     def read() -> None:
         with os.fdopen(source, "rb", buffering=0) as pipe:
             while chunk := pipe.read(65536):
-                end.extend(chunk)
-                del end[:-_STDERR_BYTES]
+                job.stderr = (job.stderr + pieces.text(decoder.decode(chunk)))[-_STDERR:]
 
     reader = threading.Thread(target=read, name="a kernel's stderr", daemon=True)
     reader.start()
@@ -213,10 +213,6 @@ def _stderr_of(job: Job) -> Iterator[int]:
     finally:
         os.close(sink)
         reader.join(_DRAINED)  # no longer: a program that the kernel has left may hold the pipe
-        said = bytes(end)
-        # Without the rest of a line that is cut, which may hold the rest of a secret.
-        whole = said if len(said) < _STDERR_BYTES else said.partition(b"\n")[2]
-        job.stderr = whole.decode("utf-8", "replace")
 
 
 class _Client(PapermillNotebookClient):

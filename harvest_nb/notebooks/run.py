@@ -125,7 +125,8 @@ def run_notebook(
         secrets: what must not be in any output; default: the tokens of the settings in `cwd`. Shapes of
             well-known credentials are looked for in any case.
         on_cell: called with the index of each cell that starts and the number of cells.
-        stop: interrupts the notebook when asked, also from another thread.
+        stop: interrupts the notebook when asked, also from another thread. Sandboxes that the kernel cannot put away
+            then are left for `sandboxes --reap`; `run_notebooks` removes them itself.
 
     Raises:
         ParameterError: a parameter is unknown, ill-typed, or carries a secret; nothing has run.

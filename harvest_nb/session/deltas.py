@@ -10,7 +10,7 @@ from harvest_nb.redact import Pieces, Redactor
 
 __all__ = ["Deltas"]
 
-_MOST = 1_000  # blocks that stream at one time
+_MOST = 1_000  # blocks that are followed at one time
 _FIELDS = {"text_delta": "text", "input_json_delta": "partial_json", "thinking_delta": "thinking"}
 
 
@@ -22,7 +22,7 @@ class Deltas:
     """
 
     def __init__(self, redactor: Redactor) -> None:
-        self._blocks: defaultdict[tuple[str | None, int], Pieces] = defaultdict(lambda: Pieces(redactor))
+        self._blocks: defaultdict[int, Pieces] = defaultdict(lambda: Pieces(redactor))
         self._follows = redactor.knows
 
     def safe(self, message: dict[str, Any]) -> dict[str, Any] | None:
@@ -30,7 +30,8 @@ class Deltas:
         if not self._follows or message.get("type") != "stream_event":
             return None
         event = message.get("event") or {}
-        key = (message.get("parent_tool_use_id"), event.get("index", -1))
+        # A hash, as what is named there may be long.
+        key = hash((str(message.get("parent_tool_use_id")), str(event.get("index"))))
         if event.get("type") in ("content_block_start", "content_block_stop"):
             self._blocks.pop(key, None)
             return None

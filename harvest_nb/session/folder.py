@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import fcntl
 import io
@@ -27,7 +26,6 @@ __all__ = ["RunFolder", "append_whole", "entries_of", "is_written", "now"]
 _SCHEMA = 1
 _PROBLEMS = 100  # how many are named
 _log = logging.getLogger(__name__)
-_PIECE = 4 * 1024**2  # bytes of a file that are looked at together
 _RESERVE = 64 * 1024  # bytes kept for the end of run.json on a disk that has filled up
 _REMOVED = "its stream.jsonl was removed during the run, and the messages in it are lost"
 
@@ -92,7 +90,7 @@ class RunFolder:
         """Note how many seconds after its start the run came to `name`; the first time counts."""
         self.about["marks"].setdefault(name, round(time.monotonic() - self._start, 6))
 
-    def record(self, direction: str, message: bytes) -> str | None:
+    def record(self, direction: str, message: bytes) -> bytes | None:
         """Append one message: `"out"` from the desk to the CLI, `"in"` the other way.
 
         Args:
@@ -101,10 +99,9 @@ class RunFolder:
         Returns:
             The message as it was written, if a secret in it was replaced.
         """
-        text = message.decode("utf-8", "surrogateescape")
-        safe = self.redactor.text(text)
+        safe = self.redactor.data(message)
         head = f'{{"seq": {self._sequence}, "t": {time.time():.6f}, "dir": "{direction}", "message": '
-        data = b"".join((head.encode(), safe.encode("utf-8", "surrogateescape"), b"}\n"))
+        data = b"".join((head.encode(), safe, b"}\n"))
         self._stream_bytes += len(data)
         if self._stream_bytes > self._bounds.stream_bytes:
             raise RunFolderError(
@@ -113,7 +110,7 @@ class RunFolder:
             )
         self._write(self._stream.fileno(), data)
         self._sequence += 1
-        return None if safe == text else safe
+        return None if safe == message else safe
 
     def stderr(self, text: str, *, whole: bool = True) -> None:
         """Append a line of the CLI's standard error, as far as `HARVEST_MAX_STDERR_BYTES` goes.
@@ -195,12 +192,7 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be written.
         """
-        # In pieces: one emoji makes four bytes of every character of a text.
-        pieces, decoder = Pieces(self.redactor), codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        parts = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
-        safe = [pieces.text(decoder.decode(part)).encode("utf-8", "surrogateescape") for part in parts]
-        safe.append(pieces.text(decoder.decode(b"", True)).encode("utf-8", "surrogateescape"))
-        self._replace(self.path / self.redactor.text(name), b"".join(safe))
+        self._replace(self.path / self.redactor.text(name), self.redactor.data(data))
 
     def _replace(self, target: Path, data: bytes) -> None:
         # A name of its own, as the file's may already be as long as names can be.

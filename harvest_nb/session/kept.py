@@ -14,7 +14,8 @@ class Kept:
     """Counts the memory that a session's messages take, partial and whole ones apart.
 
     Args:
-        most: bytes that whole messages may take; partial ones, which whole ones repeat, as many again.
+        most: bytes that whole messages may take. Partial ones, whose text the whole ones repeat, have a bound of the
+            same size of their own.
     """
 
     def __init__(self, most: int) -> None:

@@ -139,11 +139,12 @@ class Session:
         if piece is not None:
             message, raw = piece, json.dumps(piece, ensure_ascii=False).encode("utf-8", "surrogatepass")
         safe = self.folder.record(direction, raw)
-        # What is shown is what is recorded; only what the SDK itself answers must stay as it came.
+        # Nothing is shown that is not recorded; only what the SDK itself answers must stay as it came.
         if safe is not None and message.get("type") not in _PROTOCOL:
             message = json.loads(safe)
         if direction == "in" and _by_the_cli(message):
-            message = deep(message, self.endpoint.named)  # it knows the address in the sandbox alone
+            # Shown with the endpoint's URL: the CLI knows only the address inside the sandbox.
+            message = deep(message, self.endpoint.named)
         if self._turn is not None:
             if direction == "in":
                 self._turn.raw(message)
@@ -202,6 +203,7 @@ class Session:
             raise SessionError("The session is answering another prompt", hint="wait for it, or cancel it")
         if self._closed:
             raise SessionError("The session has been closed", hint="open another one")
+        self.endpoint.latest = None
         turn = self._turn = Prompted(prompt, on_message, self.endpoint.variable, self._kept)
         if self._timeout is not None:
             turn.deadline = (began or turn.began) + self._timeout
@@ -346,9 +348,9 @@ class Session:
             cost, link.cost = round(total - link.cost, 9), total  # without the noise of binary fractions
         safe = self.folder.redactor.text
         reason = reason and self.endpoint.named(reason)
-        # A request that failed ends in a result of the subtype `success`; the CLI does not say who was asked.
+        # A request that failed ends in a result of the subtype `success`; the CLI does not say who answered.
         if status == "error" and outcome and outcome.is_error and outcome.subtype == "success":
-            reason = self.endpoint.asked(str(reason), outcome.api_error_status)
+            reason = self.endpoint.with_latest(str(reason))
         result = RunResult(
             id=self.folder.id,
             folder=self.folder.path,

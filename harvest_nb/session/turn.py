@@ -22,7 +22,8 @@ from harvest_nb.session.kept import Kept
 
 __all__ = ["Prompted"]
 
-_MOST = 10_000  # tools and tasks that are followed at one time
+_MOST = 10_000  # tools, and tasks, of one prompt that are followed
+_NAME = 200  # characters of an id or a name; those of the CLI are shorter
 _CREDENTIALS = {401: "refused", 403: "not allowed to do this"}
 
 
@@ -114,12 +115,12 @@ class Prompted:
                 for block in blocks:
                     match block:
                         case {"type": "tool_use", "id": str(call)} if len(self._tools) < _MOST:
-                            self._tools[call] = str(block.get("name", "a tool"))
+                            self._tools[call[:_NAME]] = str(block.get("name", "a tool"))[:_NAME]
             case {"type": "user", "message": {"content": list() as blocks}} if not self.cancelled:
                 for block in blocks:
                     match block:
                         case {"type": "tool_result", "tool_use_id": str(call)}:
-                            self._tools.pop(call, None)
+                            self._tools.pop(call[:_NAME], None)
 
     def handle(self, message: Message) -> None:
         """Take in a typed message and show it to the caller."""
@@ -129,9 +130,9 @@ class Prompted:
             case SystemMessage(subtype="init"):
                 self.init = message.data
             case TaskStartedMessage() if len(self._own_tasks) < _MOST:
-                self._own_tasks.add(message.task_id)
+                self._own_tasks.add(str(message.task_id)[:_NAME])
             case TaskNotificationMessage() if len(self._ended_tasks) < _MOST:
-                self._ended_tasks.add(message.task_id)
+                self._ended_tasks.add(str(message.task_id)[:_NAME])
             case AssistantMessage():
                 self._answered = self._answered or bool(message.content)
             case ResultMessage():

@@ -159,14 +159,15 @@ def read_file(client: DockerClient, image: str, path: str) -> bytes:
         FileNotFoundError: it has none there. ValueError: that is no file, or larger than `HARVEST_MAX_READ_BYTES`.
     """
     packed, most = io.BytesIO(), bounds().read_bytes
-    try:
-        with container_of(client, image, ["true"], labels={"harvest.purpose": "inspect"}) as container:
-            for chunk in container.get_archive(path)[0]:
-                packed.write(chunk)
-                if packed.tell() > most:
-                    raise ValueError(f"{path} is larger than {most:,} bytes (HARVEST_MAX_READ_BYTES)")
-    except NotFound:
-        raise FileNotFoundError(path) from None
+    with container_of(client, image, ["true"], labels={"harvest.purpose": "inspect"}) as container:
+        try:
+            chunks = container.get_archive(path)[0]
+        except NotFound:
+            raise FileNotFoundError(path) from None
+        for chunk in chunks:
+            packed.write(chunk)
+            if packed.tell() > most:
+                raise ValueError(f"{path} is larger than {most:,} bytes (HARVEST_MAX_READ_BYTES)")
     packed.seek(0)
     with tarfile.open(fileobj=packed) as tar:
         (first, *_) = tar.getmembers()

@@ -124,7 +124,9 @@ class _Terminal:
         if self._open:
             self._console.print()
             self._open = ""
-        if streamed and row.text.strip() == streamed.strip():
+        # Of a long text the end is compared, which is all that was kept.
+        said, text = streamed.strip(), row.text.strip()
+        if said and (text == said or (len(streamed) == _TYPED and text.endswith(said))):
             return
         self._console.print(self._head(row.kind, row.seconds).append(row.short))
 

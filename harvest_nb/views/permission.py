@@ -17,10 +17,10 @@ from harvest_nb.errors import SettingsError
 from harvest_nb.views.live import in_notebook
 from harvest_nb.views.plain import plain
 
-__all__ = ["Answer", "CellQuestions", "Questions", "TerminalQuestions", "prompt_output", "questions_here"]
-
 if TYPE_CHECKING:
     from prompt_toolkit.output import Output
+
+__all__ = ["Answer", "CellQuestions", "Questions", "TerminalQuestions", "prompt_output", "questions_here"]
 
 Answer = Literal["allow", "always", "deny", "stop"]
 _LONGEST_QUESTION = 20_000

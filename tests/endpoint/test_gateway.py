@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import re
@@ -10,20 +11,22 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from harvest_nb import load
+from harvest_nb.endpoint import open_endpoint
 from harvest_nb.endpoint.open import check_spec
 from harvest_nb.errors import EndpointError
-from harvest_nb.sandbox.base import Provider
+from harvest_nb.sandbox.base import Provider, Sandbox
 from harvest_nb.sandbox.host import HostProvider
 from harvest_nb.session.open import Setup
 from harvest_nb.session.options import SessionOptions
 from harvest_nb.session.run import run_session
 from harvest_nb.settings import ENDPOINT_TOKEN
+from tests.endpoint.conftest import FolderSandbox
 
 pytestmark = pytest.mark.slow
 
@@ -221,6 +224,36 @@ async def test_errors_name_the_gateway_and_no_port_of_the_sandbox(answer: Answer
     known = f"127.0.0.1:{httpx.URL(url).port}"
     for text in (result.reason, result.text, *shown):
         assert set(re.findall(r"127\.0\.0\.1:\d+", str(text))) <= {known}
+
+
+async def test_a_request_that_did_not_reach_the_gateway_is_not_said_to_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_MAX_REQUEST_BYTES", "1000")
+    async with foreign(sound) as (url, seen):
+        plan = Setup(provider=HostProvider(), runs_dir=tmp_path, endpoint=url, options=PLAIN)
+        result = await run_session("hello", plan)
+    assert (result.status, seen) == ("error", [])
+    assert url not in str(result.reason)
+
+
+async def test_images_of_many_megabytes_reach_the_gateway(tmp_path: Path) -> None:
+    """What the CLI says to the model besides holds characters that take four bytes each."""
+    image = base64.b64encode(bytes(4_000_000)).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": image}
+    content = [{"type": "text", "text": "\U0001f916"}, *[{"type": "image", "source": source}] * 3]
+    asked = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+    async with (
+        foreign(sound) as (url, seen),
+        open_endpoint(url, sandbox=cast(Sandbox, FolderSandbox(tmp_path)), prompt="x") as endpoint,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
+        answer = await client.post(
+            f"http://127.0.0.1:{endpoint.port}/v1/messages",
+            content=json.dumps(asked, ensure_ascii=False).encode(),
+            headers={"authorization": f"Bearer {endpoint.secret}"},
+        )
+    assert (answer.status_code, len(seen)) == (200, 1)
 
 
 async def test_an_address_that_the_cli_names_is_shown_as_the_gateways(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from harvest_nb.redact import LEAST, Redactor
 from harvest_nb.session.deltas import Deltas
+from tests.memory import peak_memory
 
 VALUE = "ghp_" + "4tQ9vXcZ7LmN2bKpR8sWdYfH"  # in the shape of one, in no file
 
@@ -27,6 +28,18 @@ def recorded(deltas: Deltas, pieces: list[str]) -> str:
 def cut(text: str, at: list[int]) -> list[str]:
     edges = [0, *sorted({place % (len(text) + 1) for place in at}), len(text)]
     return [text[a:b] for a, b in pairwise(edges)]
+
+
+def test_blocks_that_never_end_take_no_memory_without_end() -> None:
+    deltas = Deltas(Redactor({"GITHUB_TOKEN": VALUE}))
+    before = peak_memory(reset=True)
+    for number in range(60):
+        deltas.safe(delta("x", parent=f"{number}" + "x" * 2_000_000))
+    for number in range(5_000):
+        deltas.safe(delta(VALUE[:12], index=number))
+    assert peak_memory() - before < 40e6
+    # The latest are followed.
+    assert VALUE[12:] not in str(deltas.safe(delta(VALUE[12:], index=4_999)))
 
 
 @given(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from claude_agent_sdk import Message, ResultMessage, TaskNotificationMessage, TaskStartedMessage
+from claude_agent_sdk import Message, ResultMessage, StreamEvent, TaskNotificationMessage, TaskStartedMessage
 
 from harvest_nb.session.kept import Kept
 from harvest_nb.session.turn import Prompted
+from tests.memory import peak_memory
 
 NOTIFIED: Any = {"kind": "task-notification"}
 
@@ -62,6 +63,21 @@ async def test_only_what_others_left_is_no_answer() -> None:
     for message in (ended("other"), result("other", 1.0, origin=NOTIFIED)):
         turn.handle(message)
     assert (turn.outcome, turn.total_cost_usd) == (None, None)
+
+
+async def test_long_names_and_partial_messages_take_no_memory_without_end() -> None:
+    turn = Prompted("hello", lambda _: None, "TOKEN", Kept(100_000))
+    before = peak_memory(reset=True)
+    for number in range(60):
+        long = f"{number}" + "x" * 2_000_000
+        calls = [{"type": "tool_use", "id": long, "name": long, "input": {}}]
+        turn.raw({"type": "assistant", "message": {"content": calls}})
+        turn.handle(started(long))
+        turn.handle(ended(long))
+        turn.handle(StreamEvent(uuid=str(number), session_id="s", event={"delta": long}))
+    assert peak_memory() - before < 40e6
+    assert len(turn.cut_short) == 60
+    assert turn.messages == []
 
 
 async def test_blocks_of_an_odd_shape_are_left_to_the_sdk_which_names_them() -> None:

@@ -1,12 +1,19 @@
 import re
+import uuid
 from typing import Any
 
 import pytest
 
-from harvest_nb.engine import DockerClient, NotFound
+from harvest_nb.engine import DockerClient, ImageNotFound, NotFound
 from harvest_nb.machine.held import held
 from harvest_nb.snapshot import Snapshot
 from harvest_nb.snapshot.image import _instruction, read_file
+
+
+@pytest.mark.docker
+def test_an_image_that_is_not_there_is_no_missing_file(engine: DockerClient) -> None:
+    with pytest.raises(ImageNotFound):
+        read_file(engine, f"harvest-none:{uuid.uuid4().hex}", "/etc/passwd")
 
 
 @pytest.mark.parametrize(

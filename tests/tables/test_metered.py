@@ -14,11 +14,14 @@ LINE = {"t": 1_795_000_000.0, "model": "claude-sonnet-4-5", "input_tokens": 300,
 """USD per million tokens: 3 and 15."""
 
 
-def metered(writer: Any, *lines: dict[str, Any]) -> Frames:
+def metered(writer: Any, *lines: dict[str, Any], reported_searches: int = 0) -> Frames:
     writer.initialize(1)
     writer.answer(2, "msg_a", [writer.text("x")], writer.usage(300, 30))
-    models = {writer.model: writer.model_usage(300, 30, 0, 0, 0, 0.00135)}
-    writer.result(3, 0.00135, models)
+    cost = 0.00135 + reported_searches / 100
+    models = {
+        writer.model: writer.model_usage(300, 30, 0, 0, 0, cost) | {"webSearchRequests": reported_searches}
+    }
+    writer.result(3, cost, models)
     folder = writer.write()
     (folder / "endpoint.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return load(folder)
@@ -48,6 +51,14 @@ def test_a_count_that_is_none_is_missing_and_told(writer, name, count):
 def test_the_other_counts_are_compared_all_the_same(writer):
     frames = metered(writer, {**LINE, "input_tokens": -5, "output_tokens": 77})
     assert set(frames.problems["reason"]) == {"bad_count", "endpoint_usage_differs"}
+
+
+@pytest.mark.parametrize(("counted", "expected"), [(None, []), (1, []), (2, ["endpoint_usage_differs"])])
+def test_searches_are_compared_where_the_endpoint_counted_some(writer, counted, expected):
+    """An older recording has none."""
+    line = LINE if counted is None else {**LINE, "web_search_requests": counted}
+    frames = metered(writer, line, reported_searches=1)
+    assert list(frames.problems["reason"]) == expected
 
 
 def test_what_a_price_depends_on_is_read_as_of_the_clis_rows(writer):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+
 from claude_agent_sdk import (
     AssistantMessage,
+    StreamEvent,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
     UserMessage,
 )
+from rich.console import Console
 
 from harvest_nb.views.events import Row, rows
-from harvest_nb.views.live import HtmlRows
+from harvest_nb.views.live import HtmlRows, LiveFlow
 
 
 def kinds(message: AssistantMessage | UserMessage) -> list[tuple[str, str]]:
@@ -43,6 +47,18 @@ def test_nothing_in_a_row_commands_what_shows_it() -> None:
         model="m",
     )
     assert kinds(said) == [("text", "red"), ("thinking", "hm"), ("tool", "Bash command='\\x1b[2J'")]
+
+
+def test_a_long_answer_that_was_streamed_is_printed_once() -> None:
+    out = io.StringIO()
+    flow = LiveFlow(Console(file=out, force_terminal=True, no_color=True, width=100))
+    words = [f"word{n} " for n in range(6000)]
+    for word in words:
+        delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}
+        flow.show(StreamEvent(uuid="u", session_id="s", event=delta))
+    flow.show(AssistantMessage(content=[TextBlock(text="".join(words))], model="m"))
+    flow.close()
+    assert out.getvalue().count("word0 ") == out.getvalue().count("word5999 ") == 1
 
 
 def test_a_table_keeps_lines_and_code_and_does_not_grow_without_end() -> None:
