@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import islice
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -17,12 +18,10 @@ from harvest_nb.errors import SettingsError
 __all__ = ["Bounds", "bounds", "json_within"]
 
 _MIB = 1024**2
-_ESCAPED = rb"(?<!\\)(?:\\\\)*+\\u"
-_WIDEST = re.compile(
-    rb"[\xf0-\xf4]|" + _ESCAPED + rb"[dD][89abAB]"
-)  # beyond U+FFFF, as it is or as an escape
-_WIDE = re.compile(rb"[\xc4-\xef]|" + _ESCAPED + rb"(?!00)")  # beyond U+00FF
+_WIDE, _WIDEST = re.compile(rb"[\xc4-\xef]"), re.compile(rb"[\xf0-\xf4]")  # beyond U+00FF, and beyond U+FFFF
+_WIDEST_ESCAPED = re.compile(rb"(?<!\\)(?:\\\\)*+\\u[dD][89abAB]")
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+_FEW = 1000  # bytes on average between what is not ASCII
 # Possessive, and with an end that may be missing: each byte is looked at once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
@@ -93,13 +92,21 @@ def json_within(data: bytes, most: int) -> Any:
     Raises:
         ValueError: it is no JSON, holds more, or its strings take more memory than `Bounds.text_bytes`.
     """
-    if len(data) > _MIB:
-        size, room = sum(_memory(string.group()) for string in _STRING.finditer(data)), bounds().text_bytes
-        if size > room:
-            raise ValueError(f"its strings take {size:,} bytes, more than {room:,} (HARVEST_MAX_TEXT_BYTES)")
-        data = _in_ascii(data)
     if _marks(data) > most and (data.count(b'"') > 2 * most or _marks(_STRING.sub(b"", data)) > most):
         raise ValueError(f"more than {most:,} values (HARVEST_MAX_JSON_VALUES)")
+    if len(data) > _MIB and len(data) * _width(data) > (room := bounds().text_bytes):
+        size = 0
+        for number, match in enumerate(_STRING.finditer(data)):
+            string = match.group()
+            size += len(string) * _width(string)
+            if size > room:
+                raise ValueError(
+                    f"its strings take more than {room:,} bytes of memory (HARVEST_MAX_TEXT_BYTES)"
+                )
+            if number > 2 * most:
+                raise ValueError(f"more than {most:,} values (HARVEST_MAX_JSON_VALUES)")
+        if sum(1 for _ in islice(_BEYOND_ASCII.finditer(data), len(data) // _FEW)) < len(data) // _FEW:
+            data = _in_ascii(data)
     try:
         return json.loads(data)
     except RecursionError:
@@ -107,17 +114,20 @@ def json_within(data: bytes, most: int) -> Any:
 
 
 def _in_ascii(data: bytes) -> bytes:
-    """Return JSON text with escapes for what is not ASCII: a byte a character when it is decoded, as a whole."""
+    """Return JSON text with escapes for what is not ASCII, so that a few wide characters do not widen all of it."""
     return _BEYOND_ASCII.sub(
         lambda run: json.dumps(run.group().decode("utf-8", "surrogatepass"))[1:-1].encode(), data
     )
 
 
-def _memory(string: bytes) -> int:
-    """Return about how many bytes a string of JSON takes in memory: its widest character decides (PEP 393)."""
-    if len(string) < 64 * 1024:
-        return len(string)
-    return len(string) * (4 if _WIDEST.search(string) else 2 if _WIDE.search(string) else 1)
+def _width(text: bytes) -> int:
+    """Return how many bytes each character of JSON text takes in memory: the widest decides (PEP 393)."""
+    width = 1
+    if not text.isascii():
+        width = 4 if _WIDEST.search(text) else 2 if _WIDE.search(text) else 1
+    if width < 4 and b"\\u" in text:
+        return 4 if _WIDEST_ESCAPED.search(text) else 2
+    return width
 
 
 def _marks(data: bytes) -> int:

@@ -63,7 +63,7 @@ SHORTEST = 6
 LEAST = 6
 """Characters or bytes of a secret, after a published prefix, from which on its beginning is taken for one."""
 _AT_ONCE = 4 << 20  # bytes
-_BEYOND = 1 << 20  # bytes; the longest form of a value is shorter
+_BEYOND = 1 << 20  # bytes; of values of up to some 10,000 characters every form is shorter
 _WINDOW = 128  # characters at a text's end in which a form of a few characters may have begun
 
 
@@ -116,6 +116,8 @@ class Redactor:
         A long text is looked at in windows, as one emoji makes four bytes of every character of a text. What begins in
         a window is looked for up to `_BEYOND` bytes after it.
         """
+        if not self.knows:
+            return data
         clean: list[bytes] = []
         at = 0
         while at < len(data):

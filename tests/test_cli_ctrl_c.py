@@ -130,6 +130,7 @@ def test_a_toolchain_that_is_half_installed_is_named(tmp_path: Path) -> None:
         assert "interrupted" in child.stderr.readline()
         begun = halves()
         lines = ended(child, AT_ONCE)
+    assert begun
     for half in begun:
         assert any(f"rm -r {half.parent}" in line for line in lines) or not half.parent.exists()
 

@@ -63,6 +63,7 @@ class Context:
     _repositories: tuple[str, ...] = ()
     _environment: dict[str, str] | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.scratch = self.sandbox.workspace / f".checks-{uuid.uuid4().hex[:12]}"
@@ -145,7 +146,7 @@ class Context:
         Raises:
             CommandError: they cannot be listed.
         """
-        async with self._lock:
+        async with self._listing:
             if self._files is None:
                 listed = await self.python("files", str(self.scratch.parent / ".checks-"))
                 self._files = tuple(FoundFile(*entry) for entry in listed["files"])

@@ -137,7 +137,7 @@ def _change(path: str, before: Entry | None, after: Entry | None) -> str:
         return f"{path} {'added' if before is None else 'removed'}"
     if (before.uid, before.gid) != (after.uid, after.gid):
         return f"{path} given to {after.uid}:{after.gid}"
-    if before.mode != after.mode and before.size == after.size:
+    if before.mode != after.mode and before.digest == after.digest:
         return f"{path} mode {before.mode:o} is {after.mode:o}"
     return f"{path} changed"
 

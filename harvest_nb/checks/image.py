@@ -18,10 +18,10 @@ from harvest_nb.snapshot import manifest as manifests
 
 __all__ = ["dockerfile_start", "history_secrets", "validate_image"]
 
-# `NAME=value` in a step of the history: the classic builder writes build arguments as `|1 NAME=value /bin/sh …`.
 _STARTS = {"Entrypoint": "ENTRYPOINT", "Cmd": "CMD", "User": "USER", "WorkingDir": "WORKDIR"}
-_NEVER_SET = ("Healthcheck", "OnBuild", "Shell")  # which run programs of their own
+_NEVER_SET = ("Healthcheck", "OnBuild", "Shell")  # for programs that run beside, or in images built on it
 _SHORTEST = 6  # characters of a secret that is looked for by its value
+# `NAME=value` in a step of the history: the classic builder writes build arguments as `|1 NAME=value /bin/sh …`.
 _ASSIGNMENT = re.compile(r"(?<![\w$])([A-Za-z_][A-Za-z0-9_]*)=(\"[^\"]*\"|'[^']*'|[^\s;&|]+)")
 
 
@@ -133,7 +133,9 @@ def _started(config: Mapping[str, Any], start: Mapping[str, Any]) -> Outcome:
         for name in start
         if config.get(name) != start[name] and not (name == "User" and root)
     ]
-    found += [f"{name} is set" for name in _NEVER_SET if config.get(name)]
+    found += [
+        f"{name} is set" for name in _NEVER_SET if config.get(name) not in (None, [], {"Test": ["NONE"]})
+    ]
     return Outcome(not found, shorten("; ".join(found)) or f"{len(start)} settings")
 
 

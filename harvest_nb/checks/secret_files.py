@@ -1,4 +1,4 @@
-"""Kinds that look for credentials in files of the sandbox: by their shapes, and by where programs keep them."""
+"""Looks for credentials in files of the sandbox: by their shapes, and by where programs keep them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CredentialFilesCheck(Check):
 class FileSecretsCheck(Check):
     """No file under `paths` holds anything of a credential's published shape; `exclude` are rg globs.
 
-    In files that are no text only those shapes are looked for that nothing else has.
+    Binary files are searched only for shapes that nothing but a credential has.
     """
 
     kind: Literal["file_secrets"]
@@ -45,9 +45,8 @@ class FileSecretsCheck(Check):
     async def observe(self, context: Context) -> Outcome:
         """Search with ripgrep, hidden and ignored files too; only file names come back, never a match."""
         found: set[str] = set()
-        # Without an option rg leaves a file at its first NUL. With NUL for the end of a line, what lies between two is
-        # all that it ever holds.
-        for options in (rg_patterns(), ["--text", "--null-data", *rg_patterns(sure=True)]):
+        # Without an option rg leaves a file at its first NUL. With this one it takes NUL for an end of line too.
+        for options in (rg_patterns(), ["--binary", *rg_patterns(sure=True)]):
             done, problem = await self._search(context, options)
             if problem:
                 return Outcome(False, problem)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Container
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -25,10 +24,11 @@ __all__ = [
     "setting_names",
 ]
 
+_DESCRIBED = 40  # files whose settings are named
 _MOST = 12  # settings that are named of one file
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,40}", re.ASCII)
 _READ = 256 * 1024  # bytes; a larger file is named alone
-_OF_A_REPOSITORY = re.compile(r"config(\.worktree)?|commondir|hooks(/.*(?<!\.sample))?", re.DOTALL)
+_OF_A_REPOSITORY = {"config", "config.worktree", "commondir", "hooks"}  # "hooks" as a link
 
 
 def _patterns(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class EnvironmentCheck(Check):
 class SearchPathCheck(Check):
     """`PATH` leads to the folders in `known` alone, and the agent may change neither these nor the programs in them.
 
-    No program stands in the way of another of its name in a later folder, but for those in `allow`.
+    No program shadows another of its name in a later folder, but for those in `allow`.
     """
 
     kind: Literal["search_path"]
@@ -129,8 +129,8 @@ class SearchPathCheck(Check):
         found = await context.python("search_path", *[folder for folder in folders if folder])
         problems += found["changeable"]
         problems += [
-            f"{path} stands before {other}, another program"
-            for path, other in found["covering"]
+            f"{path} shadows {other}, another program of the same name"
+            for path, other in found["shadowing"]
             if path not in self.allow
         ]
         return Outcome(not problems, shorten("; ".join(problems)) or ":".join(folders))
@@ -163,7 +163,7 @@ class SettingsFilesCheck(Check):
     async def observe(self, context: Context) -> Outcome:
         """Find the files, and name what each sets."""
         absent, allow = (
-            [re.compile(context.expand(pattern)) for pattern in patterns]
+            [re.compile(context.expand(pattern), re.DOTALL) for pattern in patterns]
             for patterns in (self.absent, self.allow)
         )
         files = await context.files()
@@ -176,10 +176,13 @@ class SettingsFilesCheck(Check):
             and not any(pattern.fullmatch(file.path) for pattern in allow)
             and not self._leads_where_it_may(file)
         ]
-        problems = [
-            await _described(context, file, self.allow_sha256.get(file.path, ""))
-            for file in sorted(found, key=lambda file: file.path)
-        ]
+        problems: list[str] = []
+        for file in sorted(found, key=lambda file: file.path):
+            allowed = self.allow_sha256.get(file.path, "")
+            if len(problems) < _DESCRIBED or allowed:
+                problems.append(await _described(context, file, allowed))
+            else:
+                problems.append(file.path)
         problems = [problem for problem in problems if problem]
         for place, other in self.same.items():
             path = context.expand(place)
@@ -190,15 +193,18 @@ class SettingsFilesCheck(Check):
         return Outcome(not problems, shorten("; ".join(problems)) or f"none in {len(files)} files")
 
     def _leads_where_it_may(self, file: FoundFile) -> bool:
-        matches = ((re.fullmatch(pattern, file.path), target) for pattern, target in self.allow_links.items())
+        matches = (
+            (re.fullmatch(pattern, file.path, re.DOTALL), target)
+            for pattern, target in self.allow_links.items()
+        )
         return any(match and match.expand(target) == file.link for match, target in matches)
 
 
 def _of_a_repository(path: str, repositories: Container[str]) -> bool:
-    place = PurePosixPath(path)
-    return any(
-        str(folder) in repositories and _OF_A_REPOSITORY.fullmatch(str(place.relative_to(folder)))
-        for folder in place.parents
+    above, _, name = path.rpartition("/")
+    top, _, folder = above.rpartition("/")
+    return (above in repositories and name in _OF_A_REPOSITORY) or (
+        top in repositories and folder == "hooks" and not name.endswith(".sample")
     )
 
 
@@ -211,7 +217,7 @@ async def _described(context: Context, file: FoundFile, allowed: str) -> str:
     except (OSError, SandboxError):
         return f"{file.path}, a link to {file.link}" if file.link else f"{file.path} (closed to the agent)"
     digest = hashlib.sha256(data).hexdigest()
-    if digest == allowed:
+    if digest == allowed and not file.link:  # what a link leads to may change
         return ""
     names = setting_names(data.decode("utf-8", "replace"))
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""

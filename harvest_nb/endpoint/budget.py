@@ -42,4 +42,5 @@ class Budget:
             component = name.removesuffix("_tokens").removesuffix("_requests")
             units = usage.get(name, 0)
             # The speed or the region may have no price of its own.
-            self.spent += rates.cost(component, units) or plain.cost(component, units) or 0
+            cost = rates.cost(component, units)
+            self.spent += (plain.cost(component, units) if cost is None else cost) or 0

@@ -109,6 +109,8 @@ class _Proxy:
             self.endpoint.on_problem(f"The endpoint was asked for more: {why}")
             return self._refused(request, why)
         self.endpoint.requests += is_message
+        if is_message:
+            self.endpoint.latest = None
         number = next(self._numbers)
         # As bytes, here and on the way back: nobody says which alphabet a header is in.
         headers = [item for item in request.headers.raw if item[0].decode("latin-1") not in _NOT_SENT]
@@ -150,7 +152,8 @@ class _Proxy:
                 "which is not followed: give the URL that answers itself",
             )
         self.endpoint.note(request.method, path, answer.status_code, "passed on")
-        self.endpoint.latest = answer.status_code
+        if is_message:
+            self.endpoint.latest = answer.status_code
         keep = self._keeper(number, request, content, answer) if is_message else _forget
         headers_given = httpx.Headers(answer.headers.raw, encoding="latin-1").items()
         meter = None

@@ -200,11 +200,13 @@ def _stderr_of(job: Job) -> Iterator[int]:
     """Give a descriptor for the kernel's own standard error, whose end comes into `job`, without secrets."""
     source, sink = os.pipe()
     pieces, decoder = Pieces(job.redactor), codecs.getincrementaldecoder("utf-8")("replace")
+    said = ""
 
     def read() -> None:
+        nonlocal said
         with os.fdopen(source, "rb", buffering=0) as pipe:
             while chunk := pipe.read(65536):
-                job.stderr = (job.stderr + pieces.text(decoder.decode(chunk)))[-_STDERR:]
+                said = (said + pieces.text(decoder.decode(chunk)))[-_STDERR - 1 :]
 
     reader = threading.Thread(target=read, name="a kernel's stderr", daemon=True)
     reader.start()
@@ -213,6 +215,11 @@ def _stderr_of(job: Job) -> Iterator[int]:
     finally:
         os.close(sink)
         reader.join(_DRAINED)  # no longer: a program that the kernel has left may hold the pipe
+        # Of a line that was cut the rest is left out: it may be the end of a credential that nobody declared.
+        cut = len(said) > _STDERR
+        job.stderr = (
+            (said.partition("\n")[2] or f"(a line of more than {_STDERR:,} characters)") if cut else said
+        )
 
 
 class _Client(PapermillNotebookClient):

@@ -64,7 +64,7 @@ def note_difference(
     for name, (metered, reported) in columns.items():
         here, there = _sum(rows, *metered), _sum(last, reported)
         if name == "web searches" and not here:
-            continue  # what recorded the run may not have counted them yet
+            continue  # an older recording has no such count
         if here is not None and there is not None and here != there:
             parts.append(f"{name} {here:,} against {there:,}")
     if parts:

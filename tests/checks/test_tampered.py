@@ -75,6 +75,27 @@ TAMPERED = [
         quick=True,
     ),
     Tampered(
+        "names-that-hold-a-line-break",
+        {"start-files": "b.sh"},
+        lines=("RUN echo 'alias git=true' > \"$(printf '/etc/profile.d/a\\nb.sh')\"",),
+    ),
+    Tampered(
+        "a-folder-that-leads-elsewhere",
+        {"start-files": "/etc/profile.d, a link to /opt/profile"},
+        {"/opt/profile/more.sh": "alias git=true\n"},
+        ("RUN rm -r /etc/profile.d && ln -s /opt/profile /etc/profile.d",),
+    ),
+    Tampered(
+        "a-folder-in-the-place-of-pythons-archive",
+        {"start-files": "/usr/lib/python311.zip/more.py"},
+        {"/usr/lib/python311.zip/more.py": "x = 1\n"},
+    ),
+    Tampered(
+        "programs-at-home",
+        {"start-files": f"{HOME}/bin/git"},
+        lines=(f"RUN install -D /bin/true {HOME}/bin/git",),
+    ),
+    Tampered(
         "npm-token",
         {"package-settings": "_authToken", "file-secrets": ".npmrc", "image-layers": f"{HOME}/.npmrc"},
         {f"{HOME}/.npmrc": f"//registry.example/:_authToken=npm_{SECRET}\n"},
@@ -448,7 +469,7 @@ TAMPERED = [
     ),
     Tampered(
         "two-programs-of-a-name",
-        {"search-path": "/usr/local/bin/git stands before /usr/bin/git"},
+        {"search-path": "/usr/local/bin/git shadows /usr/bin/git"},
         {"/usr/local/bin/git": '#!/bin/sh\nexec /usr/bin/git "$@"\n'},
         ("RUN chown root /usr/local/bin/git && chmod 755 /usr/local/bin/git",),
     ),

@@ -1,7 +1,7 @@
-"""Looks at the search path: `search_path.py <folders…>`, prints `{"changeable": …, "covering": …}` as JSON.
+"""Looks at the search path: `search_path.py <folders…>`, prints `{"changeable": …, "shadowing": …}` as JSON.
 
 Sentences on what the agent may change: files that it owns count as well as those that it may write, since their owner
-can change the mode. And pairs of programs of one name in two folders, which are not the same file.
+can change the mode. And pairs of programs of one name in two folders, where they are two files.
 """
 
 import json
@@ -26,7 +26,7 @@ def replaceable(path: Path) -> bool:
 
 
 changeables = []
-covering = []
+shadowing = []
 first: "dict[str, Path]" = {}
 for folder in map(Path, sys.argv[1:]):
     if not folder.is_dir():
@@ -41,6 +41,6 @@ for folder in map(Path, sys.argv[1:]):
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if os.access(path, os.X_OK) and path.is_file():
             before = first.setdefault(path.name, path)
-            if os.path.realpath(before) != os.path.realpath(path):
-                covering.append((str(before), str(path)))
-json.dump({"changeable": changeables, "covering": covering}, sys.stdout)
+            if not before.samefile(path):
+                shadowing.append((str(before), str(path)))
+json.dump({"changeable": changeables, "shadowing": shadowing}, sys.stdout)
