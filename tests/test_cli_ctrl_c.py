@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -80,7 +80,8 @@ def frozen(child: subprocess.Popen[str]) -> Iterator[None]:
     programs = psutil.Process(child.pid).children(recursive=True)
     assert programs
     for program in programs:
-        program.suspend()
+        with suppress(psutil.NoSuchProcess):  # one of the agent's commands may end meanwhile
+            program.suspend()
     try:
         yield
     finally:
