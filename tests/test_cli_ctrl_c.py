@@ -64,6 +64,17 @@ def ended(child: subprocess.Popen[str], seconds: float, number: signal.Signals =
     return [line for line in said.splitlines() if line]
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.2, 0.4])
+def test_a_second_one_in_the_last_moment_leaves_the_exit_code(pause: float, tmp_path: Path) -> None:
+    with started(tmp_path, *WAIT, "host") as child:
+        in_a_tool(tmp_path)
+        child.send_signal(signal.SIGINT)
+        assert child.stderr is not None
+        assert "interrupted" in child.stderr.readline()
+        time.sleep(pause)
+        ended(child, AT_ONCE)
+
+
 @pytest.mark.parametrize("loaded", ["_pydantic_core", "_psutil"])
 def test_it_is_heard_while_the_command_is_loaded(loaded: str, tmp_path: Path) -> None:
     with started(tmp_path, "build", "--image", "nosuch:tag", HARVEST_ENGINE="off") as child:

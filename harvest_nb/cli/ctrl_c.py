@@ -5,6 +5,7 @@ Only what Python itself needs is imported here, so that Ctrl-C is heard while ev
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -55,8 +56,12 @@ class Ending:
         try:
             yield
         finally:
-            # Nothing is left to be ended but the interpreter, and no handler of Python's runs well in that.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # Nothing is left to be ended but the interpreter. Another Ctrl-C ends its threads at once; when these have
+            # ended it is ignored, as it would take the place of the exit code.
+            if self.code:
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+            else:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     @contextlib.contextmanager
     def stopping(self, stop: Callable[[], object] | None = None) -> Iterator[None]:
