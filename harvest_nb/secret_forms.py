@@ -159,7 +159,10 @@ def _as_characters(value: str, public: int) -> Form:
             patterns[at] = _breaks(part, then, escaped[at])
     gaps = [_NUL_ESCAPED if each else _NUL for each in escaped[1:]]
     cut = _NUL + (_CUT_DRESSED if "\n" in value else "") + _CUT
-    return _made(spelled[0], [gap + x for gap, x in zip(gaps, patterns[1:], strict=False)], cut, public)
+    rest = [gap + x for gap, x in zip(gaps, patterns[1:], strict=False)]
+    if rest and value.endswith("\\"):  # before an "x00" that is not the value's it is no escape
+        rest[-1] = f"(?:{patterns[-1]}|{rest[-1]})"
+    return _made(spelled[0], rest, cut, public)
 
 
 def _ambiguous(parts: Sequence[str]) -> int:

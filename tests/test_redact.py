@@ -95,6 +95,7 @@ def test_shapes_of_credentials_are_known(prefix: str) -> None:
     assert not find_secret_shapes(f"{prefix}...")
 
 
+@example("\\", 'x00"')
 @given(st.sampled_from(["npm_", "token", "\\u0041", "\\", '"']), st.text('\\nu00b"x', max_size=12))
 def test_json_stays_json_whatever_stands_before_and_behind(begin: str, around: str) -> None:
     secret = begin + "4tQ9vX" + begin
