@@ -39,7 +39,7 @@ class FileSecretsCheck(Check):
     exclude: tuple[str, ...] = ()
 
     def expected(self) -> str:
-        """Where nothing may be found."""
+        """Return the folders in which nothing may be found."""
         return f"no credential in files under {', '.join(self.paths)}"
 
     async def observe(self, context: Context) -> Outcome:

@@ -152,7 +152,7 @@ class SettingsFilesCheck(Check):
     """Links that may be there: a pattern of their paths to where they lead, with `\\1` for its first group."""
     same: dict[str, str] = Field(default_factory=dict)
     repositories: bool = False
-    """Whether what git runs or reads of its repositories counts, whatever these are named."""
+    """Whether hooks and settings in git repositories count too, under any name of the repository."""
     what: str = Field(min_length=1)
     """What such files set, in words."""
 
@@ -179,10 +179,8 @@ class SettingsFilesCheck(Check):
         problems: list[str] = []
         for file in sorted(found, key=lambda file: file.path):
             allowed = self.allow_sha256.get(file.path, "")
-            if len(problems) < _DESCRIBED or allowed:
-                problems.append(await _described(context, file, allowed))
-            else:
-                problems.append(file.path)
+            described = len(problems) < _DESCRIBED or allowed
+            problems.append(await _described(context, file, allowed) if described else file.path)
         problems = [problem for problem in problems if problem]
         for place, other in self.same.items():
             path = context.expand(place)

@@ -157,8 +157,8 @@ class Ending:
                 if item.last is not None:
                     # The other thread may be in the midst of the same.
                     with contextlib.suppress(Exception):
-                        if told := item.last():
-                            self.say(told)
+                        if text := item.last():
+                            self.say(text)
             self._restore_terminal()
         finally:
             os._exit(self.code)

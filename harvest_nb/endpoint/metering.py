@@ -19,7 +19,7 @@ COUNTS = (
 )
 """Names of the counts."""
 WORDS = {"speed": "speed", "geo": "inference_geo", "tier": "service_tier"}
-"""What else a price depends on, and its name in a `usage` of the Messages API."""
+"""Names of the other things that a price depends on, each with its field in a `usage` of the Messages API."""
 _LONGEST = 4 << 20  # bytes of a line, or of an answer in one piece; those that hold a usage are shorter
 _BYTES_A_TOKEN = 4  # in English text
 _FRAME = 100  # bytes of an event around its text

@@ -73,7 +73,7 @@ def kernel_environment(*, live: bool = False, base: Mapping[str, str] | None = N
 
 @dataclass
 class Job:
-    """What one execution needs besides the notebook, and what it leaves: last cell, leaks, the end of `stderr`.
+    """Holds the inputs of one execution besides the notebook, and its traces: last cell, leaks, end of `stderr`.
 
     When `stop` is asked, from any thread, the running cell is interrupted and the execution ends with `Cancelled`.
     The kernel gets time to put away what it holds; its caller removes sandboxes that it leaves all the same.

@@ -21,7 +21,7 @@ class Kept:
     def __init__(self, most: int) -> None:
         self._left = {True: most, False: most}
         self.is_full = False
-        """Whether there was no room for a whole message."""
+        """Whether a whole message has found no room."""
 
     def take(self, message: Message) -> bool:
         """Return whether there is room for a message; from the first on that has none, no other of its kind has."""
